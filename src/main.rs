@@ -1,0 +1,2 @@
+//! The `cottage` program.
+fn main() {}

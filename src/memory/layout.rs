@@ -1,0 +1,145 @@
+//! Every guest address, I/O port and interrupt number cottage uses, in one place.
+//!
+//! ```text
+//!  guest-physical memory                                              defined by
+//!  0x0000_0000 ┌──────────────────────────────────────────────┐
+//!              │ real-mode vectors and BIOS data: left zero     │
+//!  0x0000_0500 │ boot GDT                                       │ BOOT_GDT
+//!  0x0000_6000 │ PVH start info, module list, memory map        │ PVH_START_INFO
+//!  0x0000_7000 │ zero page (struct boot_params)                 │ ZERO_PAGE
+//!  0x0000_9000 │ page tables: PML4, PDPT, 4 page directories    │ PML4
+//!  0x0002_0000 │ kernel command line                            │ CMDLINE
+//!  0x0009_fc00 ├──────────────────────────────────────────────┤ EBDA
+//!              │ reserved: where a PC keeps EBDA, video, ROMs   │
+//!  0x000e_0000 │ ACPI: RSDP first, then the tables              │ ACPI_TABLES
+//!  0x000f_0000 │ MP table                                       │ MP_TABLE
+//!  0x0010_0000 ├──────────────────────────────────────────────┤ HIGH_RAM_START
+//!              │ kernel (where it asks to be), then initramfs   │
+//!              │ RAM up to the memory size or 3 GiB             │
+//!  0xc000_0000 ├──────────────────────────────────────────────┤ MMIO_GAP_START
+//!              │ virtio-mmio windows (none yet)                 │
+//!  0xfec0_0000 │ I/O APIC registers                             │ IOAPIC
+//!  0xfee0_0000 │ local APIC registers (in KVM)                  │ LOCAL_APIC
+//!  0xfffb_c000 │ identity-map page and TSS for KVM on Intel     │ KVM_IDENTITY_MAP
+//! 0x1_0000_0000 ├──────────────────────────────────────────────┤ MMIO_GAP_END
+//!              │ the rest of RAM, if memory exceeds 3 GiB       │
+//!              └──────────────────────────────────────────────┘
+//!
+//!  I/O ports
+//!  0x0060-0x0064  i8042: only the reset line and an idle status
+//!  0x0070-0x0071  RTC and CMOS
+//!  0x03f8-0x03ff  COM1, the console
+//!  0x0600-0x0601  ACPI sleep control and status (power-off)
+//!  0x0700         boot mark: the guest writes a stage number
+//!  0x0704         exit status: the guest writes its command's status
+//!
+//!  global system interrupts (GSI) = I/O APIC pins
+//!  4  COM1
+//! ```
+//!
+//! Constants stand in the drawing's order; assertions at the end keep ranges apart.
+//! `docs/memory-map.md` repeats this as tables and `tests/docs.rs` compares the two.
+//! Read next: [`super::guest`].
+
+use vm_memory::GuestAddress;
+
+/// The GDT of the entry state, three descriptors long.
+pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
+/// `struct hvm_start_info`; its module list and memory map follow in the same page.
+pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
+/// `struct boot_params`, one page.
+pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
+/// The stack pointer at entry; Linux switches to its own stack in its first instructions.
+pub const BOOT_STACK: GuestAddress = GuestAddress(0x8ff0);
+/// Level 4 page table; it has one entry.
+pub const PML4: GuestAddress = GuestAddress(0x9000);
+/// Level 3 page table; four entries, one a GiB.
+pub const PDPT: GuestAddress = GuestAddress(0xa000);
+/// First of four page directories that map 4 GiB one to one in 2 MiB pages.
+pub const PAGE_DIRECTORIES: GuestAddress = GuestAddress(0xb000);
+/// Size of the four page directories, in bytes.
+pub const PAGE_DIRECTORIES_SIZE: u64 = 4 * 0x1000;
+/// The kernel command line, NUL-terminated.
+pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
+/// Room for the command line with its NUL, in bytes. Linux itself keeps 2048 (COMMAND_LINE_SIZE).
+pub const CMDLINE_MAX_SIZE: u64 = 0x1_0000;
+/// End of conventional memory: a PC keeps its extended BIOS data area here.
+pub const EBDA: GuestAddress = GuestAddress(0x9_fc00);
+/// The ACPI tables; the RSDP stands first, on a 16-byte boundary where a scan finds it.
+pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
+/// Room for the ACPI tables, in bytes.
+pub const ACPI_TABLES_MAX_SIZE: u64 = 0x1_0000;
+/// The MP floating pointer structure; the configuration table follows it.
+pub const MP_TABLE: GuestAddress = GuestAddress(0xf_0000);
+/// Room for the MP table, in bytes.
+pub const MP_TABLE_MAX_SIZE: u64 = 0x1_0000;
+/// First byte above the PC's first megabyte.
+pub const HIGH_RAM_START: GuestAddress = GuestAddress(0x10_0000);
+/// RAM stops here and goes on at [`MMIO_GAP_END`].
+pub const MMIO_GAP_START: GuestAddress = GuestAddress(0xc000_0000);
+/// I/O APIC register window.
+pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
+/// Size of the I/O APIC window, in bytes.
+pub const IOAPIC_SIZE: u64 = 0x1000;
+/// Local APIC register window, emulated by KVM.
+pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);
+/// One page KVM needs on Intel processors that cannot run real mode unaided.
+pub const KVM_IDENTITY_MAP: GuestAddress = GuestAddress(0xfffb_c000);
+/// Three pages after it, for the same reason.
+pub const KVM_TSS: GuestAddress = GuestAddress(0xfffb_d000);
+/// RAM beyond the gap starts here.
+pub const MMIO_GAP_END: GuestAddress = GuestAddress(0x1_0000_0000);
+
+/// i8042 data port; the block runs to the command port 0x64.
+pub const I8042_PORT: u16 = 0x60;
+/// Number of ports from data to command.
+pub const I8042_PORTS: u16 = 5;
+/// RTC index port; the data port follows.
+pub const RTC_PORT: u16 = 0x70;
+/// Index and data.
+pub const RTC_PORTS: u16 = 2;
+/// First port of the 16550A at COM1.
+pub const COM1_PORT: u16 = 0x3f8;
+/// A 16550A has eight registers.
+pub const COM1_PORTS: u16 = 8;
+/// ACPI sleep control register; the sleep status register follows.
+pub const ACPI_SLEEP_PORT: u16 = 0x600;
+/// Control and status.
+pub const ACPI_SLEEP_PORTS: u16 = 2;
+/// A byte written here marks a boot stage.
+pub const BOOT_MARK_PORT: u16 = 0x700;
+/// Four bytes, so that a mark may be written with any width.
+pub const BOOT_MARK_PORTS: u16 = 4;
+/// The status of the guest's command is written here, 0 to 255.
+pub const EXIT_STATUS_PORT: u16 = 0x704;
+/// Four bytes, so that the status may be written with any width.
+pub const EXIT_STATUS_PORTS: u16 = 4;
+
+/// COM1's interrupt, as on every PC.
+pub const COM1_GSI: u32 = 4;
+/// Pins of the I/O APIC.
+pub const IOAPIC_PINS: u32 = 24;
+
+/// Smallest guest memory: the first megabyte plus room for the smallest kernels.
+pub const MIN_MEMORY: u64 = 2 << 20; // 2 MiB
+/// Largest guest memory: what 46-bit guest-physical addresses leave comfortable.
+pub const MAX_MEMORY: u64 = 1 << 40; // 1 TiB
+
+const _: () = {
+    assert!(BOOT_GDT.0 + 3 * 8 <= PVH_START_INFO.0);
+    assert!(PVH_START_INFO.0 + 0x1000 <= ZERO_PAGE.0);
+    assert!(ZERO_PAGE.0 + 0x1000 <= BOOT_STACK.0);
+    assert!(BOOT_STACK.0 < PML4.0);
+    assert!(PML4.0 + 0x1000 <= PDPT.0 && PDPT.0 + 0x1000 <= PAGE_DIRECTORIES.0);
+    assert!(PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE <= CMDLINE.0);
+    assert!(CMDLINE.0 + CMDLINE_MAX_SIZE <= EBDA.0);
+    assert!(EBDA.0 < ACPI_TABLES.0);
+    assert!(ACPI_TABLES.0 + ACPI_TABLES_MAX_SIZE <= MP_TABLE.0);
+    assert!(MP_TABLE.0 + MP_TABLE_MAX_SIZE <= HIGH_RAM_START.0);
+    assert!(HIGH_RAM_START.0 < MIN_MEMORY && MIN_MEMORY < MMIO_GAP_START.0);
+    assert!(MMIO_GAP_START.0 < IOAPIC.0 && IOAPIC.0 + IOAPIC_SIZE <= LOCAL_APIC.0);
+    assert!(LOCAL_APIC.0 + 0x1000 <= KVM_IDENTITY_MAP.0);
+    assert!(KVM_IDENTITY_MAP.0 + 0x1000 <= KVM_TSS.0 && KVM_TSS.0 + 0x3000 <= MMIO_GAP_END.0);
+    assert!(BOOT_MARK_PORT + BOOT_MARK_PORTS <= EXIT_STATUS_PORT);
+    assert!(COM1_GSI < IOAPIC_PINS);
+};
