@@ -277,9 +277,14 @@ fi
 # Now the others end by themselves: the agent when QEMU hangs up, QEMU when the machine is off. One
 # that does not (an agent to which QEMU never connected waits for ever) is ended by leave().
 for ((i = 0; i < 100; i++)); do
-	kill -0 "$agent" 2>/dev/null || kill -0 "$qemu" 2>/dev/null || break
-	[[ ! -e $work/outcome ]] || grep -q exit "$work/outcome" || break
-	((i < 20)) || kill -0 "$agent" 2>/dev/null && kill -0 "$qemu" 2>/dev/null || break
+	ended=0
+	for process in "$agent" "$qemu"; do
+		kill -0 "$process" 2>/dev/null || ended=$((ended + 1))
+	done
+	# Without an exit status there is nothing to wait long for.
+	if ((ended == 2)) || { ((i >= 10)) && [[ ! -s $work/outcome ]]; }; then
+		break
+	fi
 	sleep 0.05
 done
 [[ -z $terminal ]] || stty "$terminal" <&3
