@@ -5,6 +5,8 @@
 //! is set (inside the testbed) it fails instead. `tests/run.sh` adds the records up.
 #![allow(dead_code, reason = "each suite uses its own part of the shared helpers")]
 
+pub(crate) mod program;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
