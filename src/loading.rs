@@ -107,7 +107,5 @@ fn load_initramfs(
         }
         archive.finish()?;
     }
-    let range = boot::place_initramfs(archive.len(), kernel, memory)?;
-    archive.load(range.start, memory)?;
-    Ok(range)
+    Ok(boot::place_initramfs(&archive, kernel, memory)?)
 }
