@@ -1,5 +1,7 @@
 //! Real kernels, booted to a command by the real program.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::linux_kvm;
