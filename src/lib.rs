@@ -7,3 +7,4 @@
 compile_error!("cottage runs on x86-64 Linux: it is built on that machine's KVM");
 
 pub mod memory;
+pub mod platform;
