@@ -98,6 +98,7 @@ check "set-up" 1500 bash -euo pipefail -c set_up
 # ---- what needs no KVM ----------------------------------------------------------------------
 check "format" 60 cargo fmt --all --check
 check "lints" 600 cargo clippy --workspace --all-targets -- -D warnings
+# shellcheck disable=SC2016 # the inner bash expands
 check "shell scripts" 60 bash -c '
 	for script in $(git ls-files "*.sh" tests/testbed/init .ci/run); do
 		case $(head -n 1 "$script") in
@@ -114,6 +115,7 @@ list_suites() {
 	cargo test --workspace --test '*' --no-run --message-format=json >"$1"
 }
 export -f list_suites
+# shellcheck disable=SC2016
 check "build suites" 600 bash -euo pipefail -c 'list_suites "$1"' list_suites "$work/cargo.json"
 suites=()
 while IFS= read -r program; do
@@ -158,8 +160,8 @@ echo
 sed 's/^/host\t/' "$report.host" >"$report"
 sed 's/^/testbed\t/' "$report.testbed" >>"$report"
 failing=0
-awk -F '\t' -v checks_passed="$checks_passed" -v stages_failed="${#failed_stages[@]}" '
-	FNR == NR { # the records: place, test, back end, what happened
+awk -F '\t' -v checks_passed="$checks_passed" -v counts="$work/counts" '
+	FILENAME == ARGV[1] { # the records: place, test, back end, what happened
 		backend[$1, $2] = $3
 		if ($4 != "ran") { reason[$1, $2] = $4; sub(/^skipped: /, "", reason[$1, $2]) }
 		next
@@ -199,8 +201,8 @@ awk -F '\t' -v checks_passed="$checks_passed" -v stages_failed="${#failed_stages
 		for (i = 1; i <= n_nowhere; i++) print "  " nowhere[i] why[nowhere[i]]
 		if (n_failed) print "\nFAILED:"
 		for (i = 1; i <= count; i++) if (tests[i] in bad) print "  " tests[i] "  (" substr(bad[tests[i]], 2) ")"
-		print n_passed + checks_passed, n_failed + 0, n_skipped + 0 >"/dev/fd/4"
-	}' "$report" "$results" 4>"$work/counts"
+		print n_passed + checks_passed, n_failed + 0, n_skipped + 0 >counts
+	}' "$report" "$results"
 read -r passed failing skipped <"$work/counts"
 
 # A failed stage without a failed test in it (a lint, the set-up) counts as one failure.

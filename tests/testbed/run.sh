@@ -1,3 +1,5 @@
+	tail -n 40 "$work/console" >&2 || true
+	grep -v warning: "$work/qemu.log" >&2 || true
 #!/usr/bin/env bash
 # Runs one command on a complete KVM, on any x86-64 machine: QEMU emulates a processor with AMD SVM,
 # Debian's stock kernel with kvm_amd runs on it, and the command runs there.
@@ -229,7 +231,11 @@ if grep -v '^debugfs [0-9]' "$work/debugfs.log" >"$work/debugfs.errors"; then
 fi
 
 # ---- the machine ----------------------------------------------------------------------------
-exec 3<&0
+if [[ -e /dev/fd/0 ]]; then
+	exec 3<&0
+else
+	exec 3</dev/null # started with standard input closed
+fi
 if [[ -n $tty && -t 3 ]]; then
 	terminal=$(stty -g <&3)
 	# The terminal inside does all the work on characters; ours only passes them.
