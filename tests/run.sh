@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# Everything `make test` runs, in order: set-up, format, lints, unit tests, documentation, and then
+# the suites of tests/*.rs, on this machine and in the testbed. A stage that fails does not keep the
+# later ones from running. The summary at the end counts each test once, however many KVMs it ran
+# on; one that ran on none is a failure of the whole, because then nothing was tested.
+#
+# The last line has the form "N passed, N failed, N skipped"; the exit status is 0 only if nothing
+# failed and nothing was skipped everywhere. Logs stay in build/test/.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+work=$PWD/build/test
+rm -rf "$work"
+mkdir -p "$work/images"
+results=$work/results # suite, test, "ok" or "FAILED" or "ignored", "host" or "testbed"; one a line
+report=$work/report   # the tests' own records: test, back end, "ran" or "skipped: REASON"
+touch "$results" "$report.host" "$report.testbed"
+stages=()             # one line for each stage of the summary
+failed_stages=()
+checks_passed=0
+
+# Where rustup puts cargo, for shells that have not read its profile yet.
+PATH=$PATH:$HOME/.cargo/bin
+
+# ---- stages ---------------------------------------------------------------------------------
+
+# stage NAME LIMIT COMMAND...: runs COMMAND for at most LIMIT seconds; returns its status.
+# What it says goes to the terminal and to the file $log.
+stage() {
+	local name=$1 limit=$2 status=0 start=$SECONDS verdict=passed
+	shift 2
+	log=$work/${name//[ \/]/-}.log
+	printf '\n==== %s\n' "$name"
+	# In a pipeline, so that output appears as it comes. --kill-after: some ignore the first signal.
+	timeout --kill-after=20 "$limit" "$@" </dev/null 2>&1 | tee "$log" || status=$?
+	if ((status == 124 || status == 137)) && ((SECONDS - start >= limit)); then
+		verdict="FAILED: did not end within $limit s"
+	elif ((status)); then
+		verdict="FAILED with status $status"
+	fi
+	((status == 0)) || failed_stages+=("$name: $verdict")
+	printf -v verdict '%-28s %5d s  %s' "$name" $((SECONDS - start)) "$verdict"
+	stages+=("$verdict")
+	return "$status"
+}
+
+# check NAME LIMIT COMMAND...: a stage that is one test by itself.
+check() {
+	if stage "$@"; then
+		checks_passed=$((checks_passed + 1))
+	fi
+}
+
+# collect SUITE PLACE: adds the results in $log to the list, or those of each program if SUITE is "".
+collect() {
+	awk -v suite="$1" -v place="$2" '
+		/^ +Running .*deps\/[^)]*\)/ {
+			program = $0; sub(/.*\//, "", program); sub(/-[0-9a-f]+\).*/, "", program)
+		}
+		/^ +Doc-tests / { program = "doc-" $2 }
+		/^test .* \.\.\. / {
+			name = $0; sub(/^test /, "", name); sub(/ \.\.\. .*/, "", name)
+			sub(/ - should panic$/, "", name)
+			verdict = $0; sub(/.* \.\.\. /, "", verdict); sub(/[ ,].*/, "", verdict)
+			print (suite == "" ? program : suite) "\t" name "\t" verdict "\t" place
+		}' "$log" >>"$results"
+}
+
+# tests SUITE PLACE NAME LIMIT COMMAND...: a stage that runs a libtest program, or several.
+tests() {
+	local suite=$1 place=$2
+	shift 2
+	if ! stage "$@"; then
+		# A program that dies names no failed test.
+		grep -q '^test .* \.\.\. FAILED' "$log" || echo "$suite	(the program itself)	FAILED	$place" >>"$results"
+	fi
+	collect "$suite" "$place"
+}
+
+# ---- set-up ---------------------------------------------------------------------------------
+set_up() {
+	if [[ -x guest-images/need.sh ]]; then
+		guest-images/need.sh rust kernel testbed tests
+	fi
+	if [[ -e Makefile ]]; then
+		make cottage
+	else
+		cargo build --release
+		mkdir -p build
+		cp target/x86_64-unknown-linux-gnu/release/cottage build/cottage
+	fi
+	guest-images/build.sh tiny initramfs debian-cloud
+	tests/testbed/build.sh
+}
+export -f set_up
+check "set-up" 1500 bash -euo pipefail -c set_up
+
+# ---- what needs no KVM ----------------------------------------------------------------------
+check "format" 60 cargo fmt --all --check
+check "lints" 600 cargo clippy --workspace --all-targets -- -D warnings
+# shellcheck disable=SC2016 # the inner bash expands
+check "shell scripts" 60 bash -c '
+	for script in $(git ls-files "*.sh" tests/testbed/init .ci/run); do
+		case $(head -n 1 "$script") in
+		*bash*) bash -n "$script" ;;
+		*) sh -n "$script" ;;
+		esac || exit 1
+	done'
+tests "" host "unit tests" 600 cargo test --workspace --lib --bins
+tests "" host "documentation tests" 300 cargo test --workspace --doc
+check "documentation" 300 env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# ---- the suites -----------------------------------------------------------------------------
+list_suites() {
+	cargo test --workspace --test '*' --no-run --message-format=json >"$1"
+}
+export -f list_suites
+# shellcheck disable=SC2016
+check "build suites" 600 bash -euo pipefail -c 'list_suites "$1"' list_suites "$work/cargo.json"
+suites=()
+while IFS= read -r program; do
+	suites+=("$program")
+done < <(sed -n '/"kind":\["test"\]/s/.*"executable":"\([^"]*\)".*/\1/p' "$work/cargo.json")
+
+suite_name() { # as the tests' own records have it: the file name without cargo's hash
+	local name=${1##*/}
+	printf '%s' "${name%-*}"
+}
+
+for program in "${suites[@]}"; do
+	name=$(suite_name "$program")
+	tests "$name" host "$name" 600 env COTTAGE_TEST_REPORT="$report.host" "$program"
+done
+
+# The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
+for image in tiny/vmlinux tiny/bzImage initramfs.cpio init debian-cloud/vmlinuz; do
+	[[ -e guest-images/out/$image ]] || continue
+	mkdir -p "$work/images/$(dirname "$image")"
+	# A link saves the copy where the file system allows it.
+	ln -L "guest-images/out/$image" "$work/images/$image" 2>/dev/null ||
+		cp -L "guest-images/out/$image" "$work/images/$image"
+done
+for program in "${suites[@]}"; do
+	name=$(suite_name "$program")
+	grep -q "^$name::" "$report.host" || continue
+	: >"$work/testbed-report"
+	tests "$name" testbed "$name in the testbed" 1200 tests/testbed/run.sh --timeout 1180 \
+		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
+		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
+		"/files/${program##*/}"
+	cat "$work/testbed-report" >>"$report.testbed"
+done
+
+# ---- the summary ----------------------------------------------------------------------------
+printf '\n==== summary\n\n'
+printf '%s\n' "${stages[@]}"
+echo
+
+# The tests' records, each with the place it was made in, before the results.
+sed 's/^/host\t/' "$report.host" >"$report"
+sed 's/^/testbed\t/' "$report.testbed" >>"$report"
+failing=0
+awk -F '\t' -v checks_passed="$checks_passed" -v counts="$work/counts" '
+	FILENAME == ARGV[1] { # the records: place, test, back end, what happened
+		backend[$1, $2] = $3
+		if ($4 != "ran") { reason[$1, $2] = $4; sub(/^skipped: /, "", reason[$1, $2]) }
+		next
+	}
+	{ # the results: suite, test, verdict, place
+		test = $1 "::" $2
+		on = ((($4, test) in backend) ? backend[$4, test] : "-")
+		if (on == "none") on = "no KVM"
+		key = $1 "\t" on
+		if (!(key in seen)) { seen[key] = 1; order[++rows] = key }
+		if (!(test in known)) { known[test] = 1; tests[++count] = test }
+		if ($3 == "FAILED") { failed[key]++; ran[key]++; bad[test] = bad[test] " " on }
+		else if ($3 == "ignored") { skipped[key]++; why[test] = why[test] "\n      ignored in the source" }
+		else if (($4, test) in reason) {
+			skipped[key]++; why[test] = why[test] "\n      " on ": " reason[$4, test]
+		} else { passed[key]++; ran[key]++; good[test]++; if (on != "-") places[test] = places[test] "," on }
+	}
+	END {
+		printf "%-24s %-14s %6s %6s %6s %7s\n", "suite", "back end", "ran", "passed", "failed", "skipped"
+		for (i = 1; i <= rows; i++) {
+			split(order[i], part, "\t")
+			printf "%-24s %-14s %6d %6d %6d %7d\n", part[1], part[2], ran[order[i]], passed[order[i]],
+				failed[order[i]], skipped[order[i]]
+		}
+		for (i = 1; i <= count; i++) {
+			test = tests[i]
+			if (test in bad) n_failed++
+			else if (test in good) { n_passed++; if (split(places[test], part, ",") > 2) both++ }
+			else n_skipped++
+			if ((test in why) && (test in good)) partly[++n_partly] = test
+			if ((test in why) && !(test in good) && !(test in bad)) nowhere[++n_nowhere] = test
+		}
+		printf "\nran on two back ends: %d tests\n", both
+		if (n_partly) print "\nskipped on one back end, ran on another:"
+		for (i = 1; i <= n_partly; i++) print "  " partly[i] why[partly[i]]
+		if (n_nowhere) print "\nSKIPPED EVERYWHERE, which fails the whole:"
+		for (i = 1; i <= n_nowhere; i++) print "  " nowhere[i] why[nowhere[i]]
+		if (n_failed) print "\nFAILED:"
+		for (i = 1; i <= count; i++) if (tests[i] in bad) print "  " tests[i] "  (" substr(bad[tests[i]], 2) ")"
+		print n_passed + checks_passed, n_failed + 0, n_skipped + 0 >counts
+	}' "$report" "$results"
+read -r passed failing skipped <"$work/counts"
+
+# A failed stage without a failed test in it (a lint, the set-up) counts as one failure.
+for stage in "${failed_stages[@]}"; do
+	echo "stage $stage"
+	case $stage in
+	set-up* | format* | lints* | shell* | documentation:* | build*) failing=$((failing + 1)) ;;
+	esac
+done
+printf '\nin %d min %d s\n' $((SECONDS / 60)) $((SECONDS % 60))
+echo "$passed passed, $failing failed, $skipped skipped"
+((failing == 0 && skipped == 0 && ${#failed_stages[@]} == 0))
