@@ -175,7 +175,8 @@ fn follow_window_size(sender: &Sender) {
 /// What run.sh asked for, as it stands in the control directory.
 struct Request {
     argv: Vec<String>,
-    tty: bool,
+    /// Rows and columns, if the command gets a terminal.
+    tty: Option<WindowSize>,
     /// Report the clock at the start, the first output byte, this line (if not empty), the end.
     clock: Option<String>,
     /// Report how many exits each virtual machine took.
@@ -188,7 +189,7 @@ impl Request {
         Ok(Self {
             // Every word ends in a NUL, as in /proc/PID/cmdline.
             argv: argv.split_terminator('\0').map(String::from).collect(),
-            tty: ctl.join("tty").exists(),
+            tty: fs::read_to_string(ctl.join("tty")).ok().map(|text| WindowSize::parse(&text)),
             clock: fs::read_to_string(ctl.join("clock")).ok(),
             exits: ctl.join("exits").exists(),
         })
@@ -241,7 +242,10 @@ struct Running {
 fn start(request: &Request, files: &Path) -> io::Result<Running> {
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).current_dir(files);
-    if request.tty { start_on_terminal(command) } else { start_on_pipes(command) }
+    match &request.tty {
+        Some(size) => start_on_terminal(command, size),
+        None => start_on_pipes(command),
+    }
 }
 
 fn start_on_pipes(mut command: Command) -> io::Result<Running> {
@@ -253,13 +257,14 @@ fn start_on_pipes(mut command: Command) -> io::Result<Running> {
     Ok(Running { child, stdin, stdout, stderr, terminal: None })
 }
 
-fn start_on_terminal(mut command: Command) -> io::Result<Running> {
+fn start_on_terminal(mut command: Command, size: &WindowSize) -> io::Result<Running> {
     let terminal = File::options().read(true).write(true).open("/dev/ptmx")?;
     let (unlock, mut number) = (0i32, 0i32);
-    // SAFETY: TIOCSPTLCK reads an int and TIOCGPTN writes one.
+    // SAFETY: TIOCSPTLCK reads an int, TIOCGPTN writes one, TIOCSWINSZ reads a struct winsize.
     unsafe {
         check(ioctl(terminal.as_raw_fd(), TIOCSPTLCK, &unlock))?;
         check(ioctl(terminal.as_raw_fd(), TIOCGPTN, &mut number))?;
+        check(ioctl(terminal.as_raw_fd(), TIOCSWINSZ, std::ptr::from_ref(size)))?;
     }
     let side = File::options().read(true).write(true).open(format!("/dev/pts/{number}"))?;
     command.stdin(side.try_clone()?).stdout(side.try_clone()?).stderr(side);
@@ -380,7 +385,7 @@ fn survey(root: &Path) -> io::Result<Survey> {
     Ok(found)
 }
 
-/// Writes `changed` and `new` to the control directory: one line per file, its mode and its name.
+/// Writes `changed` and `new` to the control directory: one line per file, its mode, size and name.
 fn write_changes(ctl: &Path, before: &Survey, after: &Survey) -> io::Result<()> {
     let (mut changed, mut new) = (String::new(), String::new());
     for (name, state) in after {
@@ -389,7 +394,7 @@ fn write_changes(ctl: &Path, before: &Survey, after: &Survey) -> io::Result<()> 
             Some(_) => &mut changed,
             None => &mut new,
         };
-        list.push_str(&format!("{:o} {name}\n", state.3 & 0o777));
+        list.push_str(&format!("{:o} {} {name}\n", state.3 & 0o777, state.0));
     }
     fs::write(ctl.join("changed"), changed)?;
     fs::write(ctl.join("new"), new)
@@ -529,6 +534,15 @@ struct WindowSize {
     columns: u16,
     x_pixels: u16,
     y_pixels: u16,
+}
+
+impl WindowSize {
+    /// Reads what `stty size` prints.
+    fn parse(text: &str) -> Self {
+        let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+        let (rows, columns) = (numbers.next().unwrap_or(24), numbers.next().unwrap_or(80));
+        Self { rows, columns, ..Self::default() }
+    }
 }
 
 // Linux include/uapi/asm-generic/ioctls.h, signal.h and include/uapi/linux/inotify.h, x86-64.
