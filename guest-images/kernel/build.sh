@@ -52,8 +52,12 @@ refused_options() {
     key == "" { next }
     FILENAME == ARGV[1] { have[key] = value; next }
     { want[key] = value }
-    END { for (key in want) if (have[key] != want[key] && !(want[key] == "n" && !(key in have)))
-            printf "  %s: asked for %s, got %s\n", key, want[key], (key in have) ? have[key] : "nothing" }
+    END {
+      for (key in want) {
+        got = (key in have) ? have[key] : "n" # an option may be absent because it cannot be chosen
+        if (got != want[key]) printf "  %s: asked for %s, got %s\n", key, want[key], got
+      }
+    }
   ' "$objects/.config" "${configs[@]}" | sort
 }
 

@@ -1,0 +1,86 @@
+# cottage: what to type. Each target's line after ## is what `make help` shows.
+#
+# Compilers run one per processor; `make JOBS=2 ...` limits that.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+JOBS ?= $(shell nproc)
+export JOBS
+export CARGO_BUILD_JOBS := $(JOBS)
+# rustup's tools are found also where no login shell has set the path.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# .cargo/config.toml names the target, so cargo puts its results into a directory of that name.
+release := target/x86_64-unknown-linux-gnu/release
+images := guest-images/out
+cottage := build/cottage
+
+.PHONY: help boot cottage vmm-only kernel-tiny kernel-full initramfs debian-cloud testbed test clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+boot: cottage ## from nothing to a Linux shell: install, build, run (in the testbed if the host cannot)
+	@if reasons=$$($(cottage) doctor 2>&1); then \
+	  exec $(cottage) run; \
+	else \
+	  printf '%s\n' "$$reasons" >&2; \
+	  echo "This machine cannot run the guest itself; starting it in an emulated one." >&2; \
+	  guest-images/need.sh testbed; \
+	  exec tests/testbed/run.sh --tty -- cottage run; \
+	fi
+
+# The single file: the VMM with kernel, initramfs and init as ELF sections, which it reads from
+# /proc/self/exe. The sections are not loaded with the program.
+cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VMM, kernel and initramfs
+	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(images)/initramfs.cpio $(images)/init Makefile | head -n 1); \
+	if [ ! $(cottage) -nt "$$newest" ]; then \
+	  mkdir -p build; \
+	  objcopy \
+	    --add-section .cottage.kernel=$(images)/tiny/vmlinux \
+	    --set-section-flags .cottage.kernel=noload,readonly \
+	    --add-section .cottage.initramfs=$(images)/initramfs.cpio \
+	    --set-section-flags .cottage.initramfs=noload,readonly \
+	    --add-section .cottage.init=$(images)/init \
+	    --set-section-flags .cottage.init=noload,readonly \
+	    $(release)/cottage $(cottage).new; \
+	  mv $(cottage).new $(cottage); \
+	  echo "built $(cottage)"; \
+	fi
+
+vmm-only: ## the VMM alone, without a guest
+	@guest-images/need.sh rust
+	@cargo build --release --package cottage $(if $(wildcard $(release)/cottage),--quiet)
+	@echo $(release)/cottage
+
+kernel-tiny: ## guest-images/out/tiny: the kernel that cottage boots by default
+	@guest-images/need.sh kernel
+	@guest-images/build.sh tiny
+
+kernel-full: ## guest-images/out/full: one with disks, network, file systems and containers
+	@guest-images/need.sh kernel
+	@guest-images/build.sh full
+
+initramfs: ## guest-images/out/initramfs.cpio: init and busybox
+	@guest-images/need.sh rust kernel
+	@guest-images/build.sh initramfs
+
+debian-cloud: ## guest-images/out/debian-cloud: Debian's stock kernel, to boot what is not ours
+	@guest-images/build.sh debian-cloud
+
+testbed: ## run a command in an emulated host with KVM: make testbed CMD='cottage doctor' FILES=...
+	@guest-images/need.sh testbed
+	@tests/testbed/run.sh $(foreach file,$(FILES),--file $(file)) -- $(CMD)
+
+test: ## all checks
+	@guest-images/need.sh tests
+	@tests/run.sh
+
+clean: ## remove what was built, keep downloads, sources and object files
+	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/init $(images)/initramfs.cpio
+
+distclean: clean ## remove downloads, sources and object files too
+	rm -rf $(images)
