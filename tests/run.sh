@@ -198,8 +198,14 @@ awk -F '\t' -v checks_passed="$checks_passed" -v counts="$work/counts" '
 			if ((test in why) && !(test in good) && !(test in bad)) nowhere[++n_nowhere] = test
 		}
 		printf "\nran on two back ends: %d tests\n", both
-		if (n_partly) print "\nskipped on one back end, ran on another:"
-		for (i = 1; i <= n_partly; i++) print "  " partly[i] why[partly[i]]
+		for (i = 1; i <= n_partly; i++) {
+			reasons = why[partly[i]]
+			if (!(reasons in group)) grouped[++n_groups] = reasons
+			group[reasons] = group[reasons] "\n  " partly[i]
+		}
+		for (i = 1; i <= n_groups; i++) {
+			print "\nskipped on one back end, ran on another, because" grouped[i] group[grouped[i]]
+		}
 		if (n_nowhere) print "\nSKIPPED EVERYWHERE, which fails the whole:"
 		for (i = 1; i <= n_nowhere; i++) print "  " nowhere[i] why[nowhere[i]]
 		if (n_failed) print "\nFAILED:"
