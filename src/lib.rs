@@ -6,5 +6,41 @@
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 compile_error!("cottage runs on x86-64 Linux: it is built on that machine's KVM");
 
+// 1. What the user asks for, and how a run can end.
+pub mod cli;
+pub mod config;
+pub mod outcome;
+
+// 2. The story: machine.rs is the page to start with.
+pub mod machine;
+
+// 3. KVM's half.
+pub mod kvm;
+
+// 4. Guest memory and the address map.
 pub mod memory;
+
+// 5. What is loaded into it.
+pub mod loading;
+pub mod bundle;
+pub mod boot;
 pub mod platform;
+pub mod guest_request;
+
+// 6. Processors.
+pub mod vcpu;
+
+// 7. From an exit to a device.
+pub mod bus;
+
+// 8. Devices.
+pub mod devices;
+
+// 9. The user's side of the console.
+pub mod console;
+pub mod control;
+pub mod event_loop;
+pub mod status;
+
+// 10. Whether this host can do all that.
+pub mod doctor;

@@ -43,7 +43,7 @@
 
 use vm_memory::GuestAddress;
 
-/// The GDT of the entry state, three descriptors long.
+/// The GDT of the entry state, five descriptors long.
 pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
 /// `struct hvm_start_info`; its module list and memory map follow in the same page.
 pub const PVH_START_INFO: GuestAddress = GuestAddress(0x6000);
@@ -126,7 +126,7 @@ pub const MIN_MEMORY: u64 = 2 << 20; // 2 MiB
 pub const MAX_MEMORY: u64 = 1 << 40; // 1 TiB
 
 const _: () = {
-    assert!(BOOT_GDT.0 + 3 * 8 <= PVH_START_INFO.0);
+    assert!(BOOT_GDT.0 + 5 * 8 <= PVH_START_INFO.0);
     assert!(PVH_START_INFO.0 + 0x1000 <= ZERO_PAGE.0);
     assert!(ZERO_PAGE.0 + 0x1000 <= BOOT_STACK.0);
     assert!(BOOT_STACK.0 < PML4.0);

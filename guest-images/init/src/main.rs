@@ -1,1 +1,98 @@
-fn main() {}
+//! The first process of cottage's default guest.
+//!
+//! Runs one command, or a shell, on the serial console, and ends the virtual machine with that
+//! command's status. It is also `poweroff`, `reboot` and `halt`. It has neither libc nor std: a
+//! small file is unpacked and started sooner, at every boot.
+//!
+//! Reading order: here, then the modules as they are listed.
+
+#![no_std]
+#![no_main]
+
+/// File systems that programs expect.
+mod mounts;
+/// The serial terminal.
+mod console;
+/// The command or shell.
+mod child;
+/// Standard input from a file or pipe on the host.
+mod relay;
+/// The wait for the command, and the end.
+mod supervise;
+/// Ports of the VMM, power off, reboot.
+mod power;
+/// Everything unsafe.
+mod bare;
+
+use core::mem::MaybeUninit;
+
+use cottage_init::run_file::{RunFile, Stdin};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::getpid;
+
+use bare::Strings;
+use power::{Mark, Power};
+
+/// Room for `/.cottage/run`, in bytes. A stock shell's command line fits many times.
+const RUN_FILE_MAX: usize = 128 << 10; // 128 KiB
+
+/// The program, after [`bare`] has set the stage.
+fn program(mut arguments: Strings, environment: Strings) -> ! {
+    let name = arguments.next().unwrap_or_default().to_bytes();
+    if getpid().is_init() {
+        boot(environment)
+    }
+    bare::exit(power::command(name, arguments))
+}
+
+/// The whole life of process 1.
+fn boot(environment: Strings) -> ! {
+    let power = Power::new();
+    power.mark(Mark::Started);
+    // From now on signals wait until supervise asks for them.
+    bare::block_signals(bare::SignalSet::MAX);
+
+    let mut buffer = [const { MaybeUninit::uninit() }; RUN_FILE_MAX];
+    let run = RunFile::parse(read_run_file(&mut buffer));
+    mounts::mount_all();
+    if let Some(name) = run.hostname {
+        // A name too long leaves the kernel's own, which does no harm.
+        let _ = rustix::system::sethostname(name.to_bytes());
+    }
+
+    console::take(&run);
+    let stdin = match run.stdin {
+        Stdin::Tty => None,
+        Stdin::Pipe => relay::start(),
+        Stdin::None => open(
+            c"/dev/null",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .ok(),
+    };
+    if run.args().next().is_none() {
+        console::greet();
+    }
+    power.mark(Mark::Ready);
+    let status = match child::start(&run, environment, stdin, power) {
+        Some(pid) => supervise::wait_for_end_of(pid),
+        None => cottage_init::status::NOT_EXECUTABLE,
+    };
+    power.mark(Mark::CommandDone);
+    supervise::stop_the_rest();
+    power.off(status)
+}
+
+/// Reads `/.cottage/run`; nothing if it is not there.
+fn read_run_file(buffer: &mut [MaybeUninit<u8>]) -> &[u8] {
+    let Ok(file) = open(
+        c"/.cottage/run",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return &[];
+    };
+    // A file in memory is read at one go.
+    rustix::io::read(file, buffer).map_or(&[], |(bytes, _)| bytes)
+}

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Builds guest images: guest-images/build.sh tiny|full|init|initramfs|debian-cloud ...
+#
+# Results go to guest-images/out. Nothing is rebuilt while its inputs are unchanged. Environment:
+# JOBS, how many compilers run at once (default: one per processor).
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "$0")/common.sh"
+
+build_init() {
+  need_commands rust cargo
+  (cd "$images/.." && cargo build --quiet --release -p cottage-init)
+  # Copied only if different: its date is an input of nothing, but a link to it may be open.
+  local built=$images/../target/x86_64-unknown-linux-gnu/release/cottage-init
+  mkdir -p "$out"
+  if ! cmp -s "$built" "$out/init"; then
+    cp "$built" "$out/init.new"
+    mv "$out/init.new" "$out/init"
+    say "built $out/init ($(du -k --apparent-size "$out/init" | cut -f1) KB)"
+  fi
+}
+
+# Debian's stock kernel, taken out of its package without installing it.
+build_debian_cloud() {
+  local result=$out/debian-cloud inputs deb
+  inputs=$(cat "$images/build.sh" <(pinned linux-image-cloud version) | sha256sum | cut -d' ' -f1)
+  if same_inputs "$result" "$inputs"; then return; fi
+  mkdir -p "$cache"
+  need_space "$cache" 300 "Debian's cloud kernel"
+  deb=$(fetch linux-image-cloud linux-image-cloud-amd64)
+  rm -rf "$result.new"
+  mkdir -p "$result.new"
+  dpkg-deb --extract "$deb" "$result.new/package"
+  mv "$result.new/package/boot/"vmlinuz-* "$result.new/vmlinuz"
+  mv "$result.new/package/boot/"config-* "$result.new/config"
+  # Debian 13's packages have everything under /usr.
+  if [ -d "$result.new/package/usr/lib/modules" ]; then
+    mv "$result.new/package/usr/lib/modules" "$result.new/modules"
+  else
+    mv "$result.new/package/lib/modules" "$result.new/modules"
+  fi
+  rm -rf "$result.new/package" "$(dirname "$deb")"
+  echo "$inputs" >"$result.new/inputs.sha256"
+  publish "$result.new" "$result"
+  say "unpacked $result/vmlinuz"
+}
+
+[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud ..."
+# One build at a time: two would write the same files.
+mkdir -p "$cache"
+exec 9>"$cache/lock"
+flock -n 9 || { say "waiting for another build to finish"; flock 9; }
+for image; do
+  case $image in
+    tiny | full) "$images/kernel/build.sh" "$image" ;;
+    init) build_init ;;
+    initramfs)
+      build_init
+      "$images/initramfs/build.sh"
+      ;;
+    debian-cloud) build_debian_cloud ;;
+    *) die "unknown image $image; there are tiny, full, init, initramfs and debian-cloud" ;;
+  esac
+done

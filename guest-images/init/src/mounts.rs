@@ -1,0 +1,87 @@
+//! File systems that programs expect.
+//!
+//! Failures are passed over: a small kernel lacks some of these, and a user's own initramfs may
+//! have mounted others. What is really missing is noticed by whoever needs it.
+
+use core::ffi::CStr;
+
+use rustix::fs::{AtFlags, CWD, Mode, mkdir, symlinkat, unlinkat};
+use rustix::mount::{MountFlags, mount};
+
+struct Entry {
+    target: &'static CStr,
+    kind: &'static CStr,
+    flags: MountFlags,
+    options: &'static CStr,
+}
+
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const NO_PROGRAMS: MountFlags = PLAIN.union(MountFlags::NOEXEC);
+const DEVICES: MountFlags = MountFlags::NOSUID;
+
+const fn entry(
+    target: &'static CStr,
+    kind: &'static CStr,
+    flags: MountFlags,
+    options: &'static CStr,
+) -> Entry {
+    Entry {
+        target,
+        kind,
+        flags,
+        options,
+    }
+}
+
+/// In order: a mount point may lie in the file system before it.
+const TABLE: [Entry; 8] = [
+    entry(c"/proc", c"proc", NO_PROGRAMS, c""),
+    entry(c"/sys", c"sysfs", NO_PROGRAMS, c""),
+    entry(c"/sys/fs/cgroup", c"cgroup2", NO_PROGRAMS, c""),
+    entry(c"/dev", c"devtmpfs", DEVICES, c"mode=0755"),
+    // Group 5 is "tty" in every distribution.
+    entry(
+        c"/dev/pts",
+        c"devpts",
+        DEVICES,
+        c"gid=5,mode=0620,ptmxmode=0666",
+    ),
+    entry(c"/dev/shm", c"tmpfs", PLAIN, c"mode=1777"),
+    entry(c"/run", c"tmpfs", PLAIN, c"mode=0755"),
+    entry(c"/tmp", c"tmpfs", PLAIN, c"mode=1777"),
+];
+
+/// What devtmpfs leaves to user space.
+const LINKS: [(&CStr, &CStr); 4] = [
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+/// Mounts what is not mounted, making mount points on the way.
+pub fn mount_all() {
+    for Entry {
+        target,
+        kind,
+        flags,
+        options,
+    } in TABLE
+    {
+        if kind == c"tmpfs" && holds_files(target) {
+            continue;
+        }
+        let _ = mkdir(target, Mode::from_raw_mode(0o755));
+        let _ = mount(kind, target, kind, flags, options);
+    }
+    for (to, link) in LINKS {
+        let _ = symlinkat(to, CWD, link);
+    }
+}
+
+/// Whether an initramfs brought files for this directory, which a mount would hide.
+///
+/// Tries to remove it, which the kernel does only if it is empty; the caller makes it again.
+fn holds_files(directory: &CStr) -> bool {
+    unlinkat(CWD, directory, AtFlags::REMOVEDIR) == Err(rustix::io::Errno::NOTEMPTY)
+}

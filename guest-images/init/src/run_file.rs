@@ -1,0 +1,157 @@
+//! `/.cottage/run`: what the VMM asks init to run.
+//!
+//! The file is a sequence of NUL-terminated strings `key=value`. The VMM appends it to every
+//! initramfs. NUL ends each string because a command's argument may hold any other byte; and so a
+//! value can go to execve(2) as it stands in the file.
+
+use core::ffi::CStr;
+
+/// Where the command's standard input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// Somebody types.
+    Tty,
+    /// Bytes from a file or pipe on the host, ended by a serial BREAK.
+    Pipe,
+    /// Nothing to read.
+    None,
+}
+
+/// Where standard output goes on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdout {
+    /// A terminal, which needs a carriage return with each newline.
+    Tty,
+    /// A file or pipe, which must get the bytes as they are.
+    Pipe,
+}
+
+/// The parsed file; values borrow from its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RunFile<'a> {
+    /// Where standard input comes from.
+    pub stdin: Stdin,
+    /// Where standard output goes.
+    pub stdout: Stdout,
+    /// Height of the host's terminal, 0 when unknown.
+    pub rows: u16,
+    /// Width of the host's terminal, 0 when unknown.
+    pub cols: u16,
+    /// The host's terminal type.
+    pub term: &'a CStr,
+    /// The guest's name, if the VMM chose one.
+    pub hostname: Option<&'a CStr>,
+    bytes: &'a [u8],
+}
+
+impl<'a> RunFile<'a> {
+    /// Parses the file. An empty one means a shell on a terminal.
+    ///
+    /// Unknown keys are passed over, so that a newer VMM can boot an older initramfs.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let mut run = Self {
+            stdin: Stdin::Tty,
+            stdout: Stdout::Tty,
+            rows: 0,
+            cols: 0,
+            // What every terminal of today at least understands.
+            term: c"vt100",
+            hostname: None,
+            bytes,
+        };
+        for (key, value) in entries(bytes) {
+            match (key, value.to_bytes()) {
+                (b"stdin", b"pipe") => run.stdin = Stdin::Pipe,
+                (b"stdin", b"none") => run.stdin = Stdin::None,
+                (b"stdout", b"pipe") => run.stdout = Stdout::Pipe,
+                (b"rows", digits) => run.rows = number(digits),
+                (b"cols", digits) => run.cols = number(digits),
+                (b"term", name) if !name.is_empty() => run.term = value,
+                (b"hostname", name) if !name.is_empty() => run.hostname = Some(value),
+                _ => {}
+            }
+        }
+        run
+    }
+
+    /// The command and its arguments, in order; none asks for a shell.
+    pub fn args(&self) -> impl Iterator<Item = &'a CStr> + use<'a> {
+        entries(self.bytes).filter_map(|(key, value)| (key == b"arg").then_some(value))
+    }
+}
+
+/// Splits the file. A last string without its NUL was cut short and is left out.
+fn entries(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &CStr)> {
+    bytes
+        .split_inclusive(|&byte| byte == 0)
+        .filter_map(|string| {
+            let equals = string.iter().position(|&byte| byte == b'=')?;
+            let (key, rest) = string.split_at_checked(equals)?;
+            let value = CStr::from_bytes_with_nul(rest.get(1..)?).ok()?;
+            Some((key, value))
+        })
+}
+
+/// Decimal digits as a number; 0, which stands for "unknown", if they are anything else.
+fn number(digits: &[u8]) -> u16 {
+    core::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_file_means_a_shell_on_a_terminal() {
+        let run = RunFile::parse(b"");
+        assert_eq!((run.stdin, run.stdout), (Stdin::Tty, Stdout::Tty));
+        assert_eq!((run.rows, run.cols), (0, 0));
+        assert_eq!(run.term, c"vt100");
+        assert_eq!(run.hostname, None);
+        assert_eq!(run.args().count(), 0);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let run = RunFile::parse(
+            b"stdin=pipe\0stdout=pipe\0rows=50\0cols=132\0term=xterm\0hostname=barn\0arg=ls\0",
+        );
+        assert_eq!((run.stdin, run.stdout), (Stdin::Pipe, Stdout::Pipe));
+        assert_eq!((run.rows, run.cols), (50, 132));
+        assert_eq!(run.term, c"xterm");
+        assert_eq!(run.hostname, Some(c"barn"));
+        assert_eq!(run.args().collect::<Vec<_>>(), [c"ls"]);
+    }
+
+    #[test]
+    fn arguments_keep_order_equals_signs_newlines_and_emptiness() {
+        let run = RunFile::parse(b"arg=env\0rows=1\0arg=A=b=c\0arg=\0arg=two\nlines\0");
+        assert_eq!(
+            run.args().collect::<Vec<_>>(),
+            [c"env", c"A=b=c", c"", c"two\nlines"]
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_values_are_passed_over() {
+        let run = RunFile::parse(b"colour=blue\0stdin=telepathy\0junk\0arg=true\0");
+        assert_eq!(run.stdin, Stdin::Tty);
+        assert_eq!(run.args().collect::<Vec<_>>(), [c"true"]);
+    }
+
+    #[test]
+    fn string_without_nul_is_left_out() {
+        let run = RunFile::parse(b"arg=rm\0arg=/tm");
+        assert_eq!(run.args().collect::<Vec<_>>(), [c"rm"]);
+    }
+
+    #[test]
+    fn size_out_of_range_is_unknown() {
+        let run = RunFile::parse(b"rows=70000\0cols=-1\0");
+        assert_eq!((run.rows, run.cols), (0, 0));
+    }
+}

@@ -1,0 +1,300 @@
+//! Where the guest's console output goes: cottage's stdout.
+//!
+//! A vCPU thread writes each byte at once and never waits: a terminal that is held with Ctrl-S or
+//! a pipe whose reader sleeps would otherwise stop the guest in the middle of an instruction and
+//! make it deaf to Ctrl-A x. What the reader does not take waits here, up to a bound; beyond it
+//! the UART's transmitter stays busy and the guest waits, as with any slow serial line. Nothing
+//! is lost, nothing grows.
+//!
+//! stdout's own description must not become non-blocking: the shell that started us shares it.
+//! So terminals and pipes are opened a second time; files are written directly, they never block.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::panic_watch::PanicWatch;
+
+/// Bytes that wait for a slow reader before the guest has to.
+const MAX_BACKLOG: usize = 64 << 10; // 64 KiB
+/// What one write to a descriptor that may block is limited to: poll(2) promises a pipe as much.
+const CAUTIOUS_WRITE: usize = 512;
+
+/// The console's output.
+#[derive(Debug)]
+pub struct Output(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    sink: Sink,
+    backlog: VecDeque<u8>,
+    watch: PanicWatch,
+    written: u64,
+    /// Why a write failed; output is thrown away from then on.
+    error: Option<io::Error>,
+}
+
+#[derive(Debug)]
+enum Sink {
+    /// Writes at once or says EAGAIN: our own description, or a file.
+    Ready(File),
+    /// stdout itself, asked with poll(2) before each write.
+    Shared(io::Stdout),
+    /// The test suite's.
+    #[cfg(test)]
+    Memory { taken: Vec<u8>, room: usize },
+}
+
+impl Output {
+    /// Output to stdout.
+    pub fn stdout() -> Self {
+        Self::to(Sink::of_stdout())
+    }
+
+    fn to(sink: Sink) -> Self {
+        Self(Mutex::new(State {
+            sink,
+            backlog: VecDeque::new(),
+            watch: PanicWatch::default(),
+            written: 0,
+            error: None,
+        }))
+    }
+
+    /// Writes `byte`, or keeps it for later; false if there is no room to keep it.
+    pub fn push(&self, byte: u8) -> bool {
+        let mut state = self.lock();
+        if state.backlog.len() >= MAX_BACKLOG {
+            return false;
+        }
+        state.watch.see(byte);
+        state.written += 1;
+        if !(state.backlog.is_empty() && state.write(&[byte]) == 1) {
+            state.backlog.push_back(byte);
+        }
+        true
+    }
+
+    /// Writes what waits, as far as the reader takes it; true when nothing waits any more.
+    pub fn drain(&self) -> bool {
+        let mut state = self.lock();
+        while !state.backlog.is_empty() {
+            let backlog = std::mem::take(&mut state.backlog);
+            let n = state.write(backlog.as_slices().0);
+            state.backlog = backlog;
+            if n == 0 {
+                return false;
+            }
+            state.backlog.drain(..n);
+        }
+        true
+    }
+
+    /// Whether bytes wait for the reader.
+    pub fn waiting(&self) -> bool {
+        !self.lock().backlog.is_empty()
+    }
+
+    /// Waits up to `timeout` for the reader; true when it takes bytes again.
+    pub fn wait(&self, timeout: &Timespec) -> bool {
+        // A second handle, so that the lock is not held while waiting.
+        let Ok(fd) = self.lock().sink.fd().try_clone_to_owned() else { return true };
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        !matches!(rustix::event::poll(&mut fds, Some(timeout)), Ok(0))
+    }
+
+    /// A handle for poll(2).
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn poll_fd(&self) -> io::Result<std::os::fd::OwnedFd> {
+        self.lock().sink.fd().try_clone_to_owned()
+    }
+
+    /// Bytes the guest has printed.
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
+    /// The line with which the guest's kernel panicked, if it did.
+    pub fn panic_line(&self) -> Option<String> {
+        self.lock().watch.line()
+    }
+
+    /// The error that made output be lost. A reader that went away (EPIPE) lost nothing it wanted.
+    pub fn lost(&self) -> Option<String> {
+        let state = self.lock();
+        let error = state.error.as_ref()?;
+        (error.kind() != io::ErrorKind::BrokenPipe).then(|| error.to_string())
+    }
+
+    /// Whether stdout is gone or broken, so that output is thrown away.
+    pub fn closed(&self) -> bool {
+        self.lock().error.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Writes a prefix of `bytes` and returns its length; 0 means that the reader takes no more
+    /// now. After an error everything counts as written: it is thrown away.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        if self.error.is_some() {
+            return bytes.len();
+        }
+        loop {
+            match self.sink.write(bytes) {
+                Ok(n) => return n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return 0,
+                Err(e) => {
+                    self.error = Some(e);
+                    return bytes.len();
+                }
+            }
+        }
+    }
+}
+
+impl Sink {
+    fn of_stdout() -> Self {
+        let stdout = io::stdout();
+        let kind = rustix::fs::fstat(&stdout).map(|s| FileType::from_raw_mode(s.st_mode));
+        let own = match kind {
+            Ok(FileType::Fifo | FileType::CharacterDevice) => reopen_stdout(),
+            Ok(FileType::RegularFile | FileType::BlockDevice) => {
+                stdout.as_fd().try_clone_to_owned().ok().map(File::from)
+            }
+            _ => None,
+        };
+        // A socket cannot be opened again, and another user's terminal may not: ask before
+        // writing, then.
+        own.map_or(Self::Shared(stdout), Self::Ready)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Ready(file) => file.write(bytes),
+            Self::Shared(stdout) => {
+                let mut fds = [PollFd::new(stdout, PollFlags::OUT)];
+                if rustix::event::poll(&mut fds, Some(&Timespec::default()))? == 0 {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let cautious = bytes.get(..CAUTIOUS_WRITE).unwrap_or(bytes);
+                Ok(rustix::io::write(&*stdout, cautious)?)
+            }
+            #[cfg(test)]
+            Self::Memory { taken, room } => {
+                let n = bytes.len().min(*room);
+                taken.extend_from_slice(&bytes[..n]);
+                *room -= n;
+                if n == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+            }
+        }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Ready(file) => file.as_fd(),
+            Self::Shared(stdout) => stdout.as_fd(),
+            #[cfg(test)]
+            Self::Memory { .. } => rustix::stdio::stdout(),
+        }
+    }
+}
+
+/// A description of our own for what stdout is.
+fn reopen_stdout() -> Option<File> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()).ok().map(File::from)
+}
+
+/// Writes `text` to stderr as cottage's own words, each line marked as such.
+///
+/// In raw mode a newline alone would not return the carriage.
+pub fn say(text: &str) {
+    let end = if super::terminal::is_raw() { "\r\n" } else { "\n" };
+    let message: String = text.lines().map(|line| format!("cottage: {line}{end}")).collect();
+    // Unbuffered and in one piece. If stderr is gone there is nobody left to tell.
+    let mut stderr = ManuallyDrop::new(io::stderr());
+    let _nobody_listens = stderr.write_all(message.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(room: usize) -> Output {
+        Output::to(Sink::Memory { taken: Vec::new(), room })
+    }
+
+    fn taken(output: &Output) -> Vec<u8> {
+        match &output.lock().sink {
+            Sink::Memory { taken, .. } => taken.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn give_room(output: &Output, more: usize) {
+        if let Sink::Memory { room, .. } = &mut output.lock().sink {
+            *room += more;
+        }
+    }
+
+    #[test]
+    fn bytes_leave_at_once_and_in_order() {
+        let output = memory(3);
+        assert!(b"abcde".iter().all(|b| output.push(*b)));
+        assert_eq!(taken(&output), b"abc");
+        assert!(output.waiting() && !output.drain());
+        give_room(&output, 10);
+        assert!(output.drain() && !output.waiting());
+        assert_eq!(taken(&output), b"abcde");
+    }
+
+    #[test]
+    fn backlog_is_bounded_and_nothing_is_lost() {
+        let output = memory(0);
+        let mut accepted = 0;
+        while output.push(b'x') {
+            accepted += 1;
+        }
+        assert_eq!(accepted, MAX_BACKLOG);
+        give_room(&output, 1 << 20);
+        assert!(output.drain());
+        assert!(output.push(b'y'));
+        assert_eq!(taken(&output).len(), MAX_BACKLOG + 1);
+    }
+
+    #[test]
+    fn broken_pipe_throws_away_and_is_no_loss() {
+        let output = memory(10);
+        output.lock().error = Some(io::ErrorKind::BrokenPipe.into());
+        assert!(output.push(b'x') && !output.waiting() && output.closed());
+        assert_eq!(output.lost(), None);
+    }
+
+    #[test]
+    fn full_disk_is_a_loss() {
+        let output = memory(10);
+        output.lock().error = Some(io::Error::from_raw_os_error(libc::ENOSPC));
+        assert!(output.push(b'x'));
+        assert!(output.lost().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn panic_is_seen_even_while_nobody_reads() {
+        let output = memory(0);
+        assert!(b"Kernel panic - not syncing: x\n".iter().all(|b| output.push(*b)));
+        assert_eq!(output.panic_line().unwrap(), "Kernel panic - not syncing: x");
+    }
+}

@@ -1,0 +1,94 @@
+//! The user's terminal: raw while the guest has it, and given back on every way out.
+//!
+//! Raw mode belongs to the terminal, not to the process: who dies without restoring it leaves the
+//! user with a shell that does not echo. So the original settings are kept where everybody can
+//! reach them, and three ways out restore them: [`Raw`]'s drop (all orderly ends, signals
+//! included, which [`super::signals`] makes orderly), the panic hook, and nothing else, because
+//! SIGKILL leaves no third.
+//!
+//! Source: termios(3).
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::termios::{self, InputModes, OptionalActions, OutputModes, Termios};
+
+/// The settings to go back to, while raw mode is on.
+static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Raw mode on stdin's terminal, for as long as this lives.
+#[derive(Debug)]
+pub struct Raw(());
+
+impl Raw {
+    /// Enters raw mode; `None` if stdin is no terminal.
+    ///
+    /// # Errors
+    /// What tcsetattr(3) says.
+    pub fn enter() -> io::Result<Option<Self>> {
+        if !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        set_raw()?;
+        Ok(Some(Self(())))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Sets raw mode and keeps the settings before it; used again after a stop and continue.
+///
+/// # Errors
+/// What tcsetattr(3) says.
+pub fn set_raw() -> io::Result<()> {
+    let stdin = rustix::stdio::stdin();
+    let original = termios::tcgetattr(stdin)?;
+    let mut raw = original.clone();
+    raw.make_raw();
+    // A byte from the guest is one byte: no UTF-8 aware erasing either.
+    raw.input_modes.remove(InputModes::IUTF8);
+    if !io::stdout().is_terminal() {
+        // Our stdout goes elsewhere, so what reaches this terminal comes from others (`| cat`),
+        // who count on its newline translation.
+        raw.output_modes |= original.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+    }
+    let mut kept = ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner);
+    termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
+    kept.get_or_insert(original);
+    Ok(())
+}
+
+/// Gives the terminal back as it was; does nothing when it is not raw.
+pub fn restore() {
+    let mut kept = ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(original) = kept.take() {
+        // Now, not after draining: output that a stopped terminal holds would make us wait.
+        let _gone = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &original);
+    }
+}
+
+/// Whether raw mode is on.
+pub fn is_raw() -> bool {
+    ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
+/// Makes a panic of any thread restore the terminal, say what happened and end the process.
+pub fn install_panic_hook(exit_code: u8) {
+    std::panic::set_hook(Box::new(move |info| {
+        restore();
+        super::output::say(&format!("this is a bug in cottage: {info}"));
+        std::process::exit(i32::from(exit_code));
+    }));
+}
+
+/// Rows and columns of the user's terminal, if there is one.
+pub fn window_size() -> Option<(u16, u16)> {
+    let size = termios::tcgetwinsize(rustix::stdio::stdout())
+        .or_else(|_no_terminal| termios::tcgetwinsize(rustix::stdio::stdin()))
+        .ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}

@@ -1,0 +1,260 @@
+//! The event loop: the one thread besides the vCPUs.
+//!
+//! It waits for four things with one poll(2): typed bytes, room for printed ones, signals, and
+//! the machine's own wake-up ([`Control`]). Bytes the guest prints do not pass through here
+//! unless their reader is slow.
+//!
+//! ```text
+//!   stdin ──▶ keys for cottage? ──▶ input (bounded) ──▶ SerialPort ──▶ guest
+//!   guest ──▶ SerialPort ──▶ Output ──▶ stdout
+//!                              └─ backlog, drained here
+//! ```
+//!
+//! Read next: [`crate::vcpu`].
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::console::escape::{Command, HELP, KeyFilter};
+use crate::console::output::{Output, say};
+use crate::console::signals::{Event, Signals, stop_self};
+use crate::console::terminal;
+use crate::control::Control;
+use crate::devices::report::{MARK_READY, MarkPort};
+use crate::devices::serial::SerialPort;
+use crate::outcome::Ending;
+
+/// Piped bytes that wait for the guest; beyond it stdin is not read, and whoever writes it waits.
+const MAX_PIPED: usize = 16 << 10; // 16 KiB
+/// The same for a terminal. Large, because Ctrl-A x must be seen behind a paste that the guest
+/// does not read.
+const MAX_TYPED: usize = 1 << 20; // 1 MiB
+/// After this many bytes the guest gets a pause.
+const BURST: usize = 4 << 10; // 4 KiB
+/// Its length. The guest's driver runs in interrupts; the work that lets it lower RTS, flow
+/// control, does not, and 64 KiB without any would overflow Linux's buffers.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Ctrl-D: what ends a terminal's input.
+const END_OF_TRANSMISSION: u8 = 0x04;
+
+/// What the end of stdin looks like to the guest, and when it may be given input at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestEnd {
+    /// Our init: input waits for its ready mark, the end is a serial break.
+    OurInit,
+    /// Any other guest: input waits for its serial driver, the end is Ctrl-D.
+    Foreign,
+}
+
+/// The parts of the machine the loop serves.
+#[derive(Debug)]
+pub struct Served {
+    /// The console's serial port.
+    pub serial: Arc<SerialPort>,
+    /// The console's output.
+    pub output: Arc<Output>,
+    /// Wake-ups and the end.
+    pub control: Arc<Control>,
+    /// Tells when our init is ready.
+    pub marks: Arc<MarkPort>,
+    /// Who is at the other end of the line.
+    pub guest: GuestEnd,
+}
+
+/// The loop's state.
+#[derive(Debug)]
+pub struct EventLoop<'a> {
+    served: &'a Served,
+    signals: Signals,
+    keys: Option<KeyFilter>,
+    input: VecDeque<u8>,
+    stdin_open: bool,
+    end_sent: bool,
+    burst: usize,
+    output_fd: OwnedFd,
+}
+
+/// What poll(2) found.
+#[derive(Debug, Default)]
+struct Ready {
+    stdin: bool,
+    signal: bool,
+    output: bool,
+}
+
+impl<'a> EventLoop<'a> {
+    /// A loop that reads stdin; keys for cottage are looked for if it is a terminal.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub fn new(served: &'a Served, signals: Signals) -> io::Result<Self> {
+        Ok(Self {
+            served,
+            signals,
+            keys: io::stdin().is_terminal().then(KeyFilter::default),
+            input: VecDeque::new(),
+            stdin_open: true,
+            end_sent: false,
+            burst: 0,
+            output_fd: served.output.poll_fd()?,
+        })
+    }
+
+    /// Runs until the machine has ended. `status_line` makes what `Ctrl-A s` prints.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn run(&mut self, status_line: &dyn Fn() -> String) -> io::Result<Ending> {
+        loop {
+            self.served.control.acknowledge();
+            if let Some(ending) = self.served.control.take_ending() {
+                self.flush(&ending);
+                return Ok(ending);
+            }
+            self.deliver();
+            let ready = self.wait()?;
+            if ready.output {
+                self.served.output.drain();
+                self.served.serial.resume_output();
+            }
+            if ready.signal {
+                self.handle_signals();
+            }
+            if ready.stdin {
+                self.read_stdin(status_line);
+            }
+        }
+    }
+
+    /// Gives the guest what it takes.
+    fn deliver(&mut self) {
+        let Served { serial, marks, guest, .. } = self.served;
+        if *guest == GuestEnd::OurInit && !marks.reached(MARK_READY) {
+            return;
+        }
+        if self.burst >= BURST {
+            std::thread::sleep(PAUSE);
+            self.burst = 0;
+        }
+        let taken = serial.receive(self.input.as_slices().0);
+        self.input.drain(..taken);
+        self.burst += taken;
+        if self.input.is_empty() && !self.stdin_open && !self.end_sent {
+            self.end_sent = match guest {
+                GuestEnd::OurInit => serial.receive_break(),
+                GuestEnd::Foreign => serial.receive(&[END_OF_TRANSMISSION]) == 1,
+            };
+        }
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
+        let stdin = rustix::stdio::stdin();
+        let max_input = if self.keys.is_some() { MAX_TYPED } else { MAX_PIPED };
+        // poll(2) ignores what asks for nothing only if it is left out: a closed stdin would
+        // report its end for ever.
+        let read_stdin = self.stdin_open && self.input.len() < max_input;
+        let write_output = self.served.output.waiting();
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.served.control.wake_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
+            PollFd::new(&self.output_fd, PollFlags::OUT),
+            PollFd::from_borrowed_fd(stdin, PollFlags::IN),
+        ];
+        if !write_output {
+            fds.swap(2, 3);
+        }
+        let used = 2 + usize::from(write_output) + usize::from(read_stdin);
+        let used = fds.split_at_mut(used).0;
+        match rustix::event::poll(used, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let ready = |at: usize| used.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Ready {
+            signal: ready(1),
+            output: write_output && ready(2),
+            stdin: read_stdin && ready(if write_output { 3 } else { 2 }),
+        })
+    }
+
+    fn read_stdin(&mut self, status_line: &dyn Fn() -> String) {
+        let mut buffer = [0; 4096];
+        let typed = match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
+            Ok(0) => &[],
+            Ok(n) => buffer.get(..n).unwrap_or(&[]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return,
+            // EIO: the terminal hung up, or we are in the background of an orphaned session.
+            // EBADF: started without stdin. Nothing will ever come.
+            Err(_) => &[],
+        };
+        if typed.is_empty() {
+            self.stdin_open = false;
+            return;
+        }
+        let commands = match &mut self.keys {
+            Some(keys) => keys.sort(typed, &mut self.input),
+            None => {
+                self.input.extend(typed);
+                Vec::new()
+            }
+        };
+        for command in commands {
+            match command {
+                Command::Quit => self.served.control.stop(Ending::Quit),
+                Command::Help => say(HELP),
+                Command::Status => say(&status_line()),
+            }
+        }
+    }
+
+    fn handle_signals(&mut self) {
+        while let Some(event) = self.signals.read() {
+            match event {
+                Event::End(number) => self.served.control.stop(Ending::Signal(number)),
+                Event::Stop => {
+                    let raw = terminal::is_raw();
+                    terminal::restore();
+                    stop_self();
+                    // Continued: SIGCONT is pending too and finds nothing left to do.
+                    if raw {
+                        let _no_terminal_now = terminal::set_raw();
+                    }
+                }
+                // Stopped by SIGSTOP, behind our back: the shell has reset the terminal.
+                Event::Continue => {
+                    if terminal::is_raw() {
+                        let _no_terminal_now = terminal::set_raw();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes out what the guest printed before it ended.
+    ///
+    /// As long as there is a reader it is waited for, as any program would: a slow pager must see
+    /// the end. Signals and Ctrl-A x end the waiting.
+    fn flush(&mut self, ending: &Ending) {
+        let patient = !matches!(ending, Ending::Quit | Ending::Signal(_));
+        loop {
+            self.served.serial.resume_output();
+            if self.served.output.drain() || !patient {
+                return;
+            }
+            self.served.output.wait(&to_timespec(Duration::from_millis(100)));
+            if matches!(self.signals.read(), Some(Event::End(_))) {
+                return;
+            }
+        }
+    }
+}
+
+fn to_timespec(duration: Duration) -> Timespec {
+    Timespec::try_from(duration).unwrap_or_default()
+}
+

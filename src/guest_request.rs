@@ -1,0 +1,104 @@
+//! What cottage asks of the init in the guest: the command to run, and what its console is.
+//!
+//! The request travels as a file in a small cpio segment behind the initramfs: the kernel unpacks
+//! concatenated archives one over the other, so any initramfs can be given one, and unlike the
+//! kernel command line it has neither a length limit nor quoting.
+//!
+//! With the built-in initramfs our init is `/init`. With a user's own and a command to run, our
+//! init comes along in the segment and is named on the command line. With a user's own and no
+//! command nothing is added: that guest is the user's.
+//!
+//! The reader is `guest-images/init`. Source: Linux
+//! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
+
+use std::io::{self, IsTerminal};
+
+use crate::config::{Source, VmConfig};
+use crate::console::terminal;
+use crate::event_loop::GuestEnd;
+
+/// Where the guest finds the request.
+pub const REQUEST_PATH: &str = ".cottage/run";
+/// Where it finds our init when the initramfs is the user's.
+pub const INIT_PATH: &str = ".cottage/init";
+/// Tells the kernel to start that init.
+pub const INIT_PARAMETER: &str = "rdinit=/.cottage/init";
+
+/// Who will be at the other end of the serial line.
+pub fn guest_end(config: &VmConfig) -> GuestEnd {
+    match &config.initramfs {
+        Source::File(_) if config.command.is_empty() => GuestEnd::Foreign,
+        _ => GuestEnd::OurInit,
+    }
+}
+
+/// Whether our init must be brought along.
+pub fn needs_init(config: &VmConfig) -> bool {
+    guest_end(config) == GuestEnd::OurInit && config.initramfs != Source::BuiltIn
+}
+
+/// What stdin and stdout are, as far as the guest should know.
+#[derive(Clone, Debug)]
+pub struct HostConsole {
+    stdin_is_terminal: bool,
+    stdout_is_terminal: bool,
+    window: Option<(u16, u16)>,
+    term: Option<String>,
+}
+
+impl HostConsole {
+    /// Looks at this process's.
+    pub fn of_this_process() -> Self {
+        Self {
+            stdin_is_terminal: io::stdin().is_terminal(),
+            stdout_is_terminal: io::stdout().is_terminal(),
+            window: terminal::window_size(),
+            term: std::env::var("TERM").ok(),
+        }
+    }
+}
+
+/// The request file: NUL-terminated `key=value` strings, `arg` once a word.
+pub fn request(command: &[Vec<u8>], console: &HostConsole) -> Vec<u8> {
+    let kind = |terminal| if terminal { "tty" } else { "pipe" };
+    let mut records = vec![
+        format!("stdin={}", kind(console.stdin_is_terminal)),
+        format!("stdout={}", kind(console.stdout_is_terminal)),
+        "hostname=cottage".to_owned(),
+    ];
+    if let Some((rows, columns)) = console.window {
+        records.extend([format!("rows={rows}"), format!("cols={columns}")]);
+    }
+    if let Some(term) = &console.term {
+        records.push(format!("term={term}"));
+    }
+    let mut file: Vec<u8> = records.into_iter().flat_map(|r| [r.into_bytes(), vec![0]]).flatten().collect();
+    for word in command {
+        file.extend_from_slice(b"arg=");
+        file.extend_from_slice(word);
+        file.push(0);
+    }
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_lists_console_and_words_nul_terminated() {
+        let console = HostConsole {
+            stdin_is_terminal: false,
+            stdout_is_terminal: true,
+            window: Some((24, 80)),
+            term: Some("xterm".to_owned()),
+        };
+        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &console);
+        let text = String::from_utf8(file).unwrap();
+        assert_eq!(
+            text,
+            "stdin=pipe\0stdout=tty\0hostname=cottage\0rows=24\0cols=80\0term=xterm\0\
+             arg=echo\0arg=a b\n\"\0"
+        );
+    }
+}

@@ -1,0 +1,300 @@
+//! Chapter 3: KVM, the host kernel's half of the hypervisor.
+//!
+//! Three file descriptors, each made from the one before: [`Kvm`] (`/dev/kvm`, the system),
+//! [`Vm`] (one machine: memory slots and interrupts) and [`Vcpu`] (one processor: registers and
+//! the run loop's exits). Nothing else in cottage calls kvm-ioctls.
+//!
+//! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
+//! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
+//! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12.
+//! Read next: [`exit`], then [`crate::memory`].
+#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest")]
+
+mod exit;
+
+use std::io;
+
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
+    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+
+use crate::devices::ioapic::MsiSink;
+use crate::memory::GuestMemory;
+use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+
+pub use exit::{VmExit, internal_error_name};
+
+/// A KVM call that the host refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/kvm` does not open.
+    #[error("Cannot open /dev/kvm: {0}")]
+    Open(#[source] io::Error),
+    /// The API is not the one every Linux since 2.6.22 has.
+    #[error("KVM API version is {found}, cottage speaks version {KVM_API_VERSION}")]
+    ApiVersion {
+        /// What the host answered.
+        found: i32,
+    },
+    /// One ioctl failed.
+    #[error("{ioctl} failed{detail}: {source}")]
+    Ioctl {
+        /// Its name in `[kvm]`.
+        ioctl: &'static str,
+        /// What it was about, with a leading space, or empty.
+        detail: String,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// More vCPUs than this host's KVM runs in one VM.
+    #[error("This host's KVM runs at most {max} vCPUs in one VM, {wanted} were asked for")]
+    TooManyVcpus {
+        /// vCPUs asked for.
+        wanted: u32,
+        /// What KVM_CAP_MAX_VCPUS says.
+        max: usize,
+    },
+}
+
+/// Makes an [`Error::Ioctl`] from what kvm-ioctls returned.
+fn failed(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    failed_at(ioctl, String::new())
+}
+
+fn failed_at(ioctl: &'static str, detail: String) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |error| Error::Ioctl { ioctl, detail, source: io::Error::from_raw_os_error(error.errno()) }
+}
+
+/// The system: `/dev/kvm`.
+#[derive(Debug)]
+pub struct Kvm {
+    fd: kvm_ioctls::Kvm,
+}
+
+impl Kvm {
+    /// Opens `/dev/kvm` and checks the API version.
+    ///
+    /// # Errors
+    /// [`Error::Open`] or [`Error::ApiVersion`]; [`crate::doctor`] turns both into advice.
+    pub fn open() -> Result<Self, Error> {
+        let fd = kvm_ioctls::Kvm::new()
+            .map_err(|e| Error::Open(io::Error::from_raw_os_error(e.errno())))?;
+        let found = fd.get_api_version();
+        if u32::try_from(found) != Ok(KVM_API_VERSION) {
+            return Err(Error::ApiVersion { found });
+        }
+        Ok(Self { fd })
+    }
+
+    /// Succeeds if one VM may have `wanted` vCPUs.
+    ///
+    /// # Errors
+    /// [`Error::TooManyVcpus`] with both numbers.
+    pub fn check_vcpus(&self, wanted: u32) -> Result<(), Error> {
+        let max = self.fd.get_max_vcpus();
+        if wanted as usize > max { Err(Error::TooManyVcpus { wanted, max }) } else { Ok(()) }
+    }
+
+    /// Creates an empty machine: no memory, no processors, no interrupt controllers.
+    ///
+    /// # Errors
+    /// The host's refusal; EBUSY means another hypervisor holds the processor.
+    pub fn create_vm(&self) -> Result<Vm, Error> {
+        let fd = self.fd.create_vm().map_err(failed("KVM_CREATE_VM"))?;
+        Ok(Vm { fd })
+    }
+
+    /// What KVM can offer a guest as CPUID.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
+        self.fd
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// Whether the in-kernel local APIC has a TSC-deadline timer. Not part of the supported
+    /// CPUID on every back end, although it works there.
+    pub fn has_tsc_deadline(&self) -> bool {
+        self.fd.check_extension(Cap::TscDeadlineTimer)
+    }
+}
+
+/// One machine.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Lends guest RAM to the VM, a memory slot a range.
+    ///
+    /// # Errors
+    /// The host's refusal, with the range.
+    pub fn set_memory(&self, memory: &GuestMemory) -> Result<(), Error> {
+        for (slot, range) in (0_u32..).zip(memory.ram()) {
+            let region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: range.start.0,
+                memory_size: range.len,
+                userspace_addr: range.host,
+            };
+            // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory made it. 2. The
+            // mapping outlives the VM: Machine drops its Vm before its GuestMemory. 3. Nobody
+            // holds a Rust reference into guest RAM; all access is by volatile copies.
+            unsafe { self.fd.set_user_memory_region(region) }.map_err(failed_at(
+                "KVM_SET_USER_MEMORY_REGION",
+                format!(" for {:#x} bytes at {:#x}", range.len, range.start.0),
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Gives KVM the pages it needs on Intel processors that cannot run real mode by themselves.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn set_intel_pages(&self) -> Result<(), Error> {
+        self.fd
+            .set_identity_map_address(KVM_IDENTITY_MAP.0)
+            .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        let tss = usize::try_from(KVM_TSS.0).unwrap_or(usize::MAX);
+        self.fd.set_tss_address(tss).map_err(failed("KVM_SET_TSS_ADDR"))
+    }
+
+    /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
+    ///
+    /// A full in-kernel irqchip would make closing the VM take 13 to 21 ms on recent kernels
+    /// instead of 0.4 (docs/adr/0003).
+    ///
+    /// # Errors
+    /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
+    pub fn split_irqchip(&self) -> Result<(), Error> {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        cap.args[0] = u64::from(IOAPIC_PINS);
+        self.fd.enable_cap(&cap).map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
+    }
+
+    /// Creates processor `id`; its local APIC gets the same number.
+    ///
+    /// # Errors
+    /// The host's refusal, with the number.
+    pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, Error> {
+        let fd = self
+            .fd
+            .create_vcpu(u64::from(id))
+            .map_err(failed_at("KVM_CREATE_VCPU", format!(" for vCPU {id}")))?;
+        Ok(Vcpu { fd, run_size: self.fd.run_size() })
+    }
+
+    /// Delivers one message-signalled interrupt to the local APICs.
+    ///
+    /// Returns whether a local APIC took it: false means that no APIC matches the destination or
+    /// that the guest masks it.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn signal_msi(&self, address: u64, data: u32) -> Result<bool, Error> {
+        // The address is 32 bits plus, with x2APIC, high destination bits: two halves in the ABI.
+        let [low, high] = halves(address);
+        let msi = kvm_msi { address_lo: low, address_hi: high, data, ..Default::default() };
+        self.fd.signal_msi(msi).map(|taken| taken > 0).map_err(failed("KVM_SIGNAL_MSI"))
+    }
+
+    /// The kvm-ioctls handle, for code that needs a call this chapter does not wrap.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
+    }
+}
+
+impl MsiSink for Vm {
+    fn signal(&self, address: u64, data: u32) {
+        // KVM refuses only messages that no local APIC could take; those a guest makes itself, by
+        // programming nonsense into the I/O APIC, and like on hardware they are lost.
+        let _lost = self.signal_msi(address, data);
+    }
+}
+
+/// Low and high 32 bits.
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+}
+
+/// One processor.
+#[derive(Debug)]
+pub struct Vcpu {
+    fd: VcpuFd,
+    /// Bytes mapped at the shared `kvm_run` page.
+    run_size: usize,
+}
+
+impl Vcpu {
+    /// Sets what the CPUID instruction answers.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
+        self.fd.set_cpuid2(cpuid).map_err(failed("KVM_SET_CPUID2"))
+    }
+
+    /// Sets model-specific registers; returns how many KVM took before it met one it refuses.
+    ///
+    /// # Errors
+    /// The host's refusal of the call as a whole.
+    pub fn set_msrs(&self, msrs: &Msrs) -> Result<usize, Error> {
+        self.fd.set_msrs(msrs).map_err(failed("KVM_SET_MSRS"))
+    }
+
+    /// General-purpose registers.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn regs(&self) -> Result<kvm_regs, Error> {
+        self.fd.get_regs().map_err(failed("KVM_GET_REGS"))
+    }
+
+    /// Sets the general-purpose registers.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn set_regs(&self, regs: &kvm_regs) -> Result<(), Error> {
+        self.fd.set_regs(regs).map_err(failed("KVM_SET_REGS"))
+    }
+
+    /// Segments, control registers, tables.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn sregs(&self) -> Result<kvm_sregs, Error> {
+        self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))
+    }
+
+    /// Sets segments, control registers, tables.
+    ///
+    /// # Errors
+    /// The host's refusal; EINVAL for a state the processor could not be in.
+    pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), Error> {
+        self.fd.set_sregs(sregs).map_err(failed("KVM_SET_SREGS"))
+    }
+
+    /// Runs the guest until it needs us, and says why it stopped.
+    ///
+    /// An `in` or MMIO read is answered by writing into the exit's slice; KVM hands the bytes to
+    /// the guest when it is run again.
+    ///
+    /// # Errors
+    /// The host's refusal to run. A signal is no error: [`VmExit::Interrupted`].
+    pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
+        match self.fd.run() {
+            // kvm-ioctls' own decoding drops the size of a port access; ours keeps it.
+            Ok(_) => Ok(exit::decode(self.fd.get_kvm_run(), self.run_size)),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Ok(VmExit::Interrupted),
+            Err(e) => Err(failed("KVM_RUN")(e)),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What lies in guest memory when the guest starts: kernel, initramfs, tables, boot information.
+//!
+//! The step of [`crate::machine`] that touches guest memory and no KVM. Formats and protocols are
+//! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
+//! Read next: [`crate::kvm`].
+
+use crate::boot::blob::{self, Blob};
+use crate::boot::initramfs::{Initramfs, InitramfsRange};
+use crate::boot::{self, LoadedKernel};
+use crate::bundle::{self, Bundle};
+use crate::config::{Source, VmConfig};
+use crate::event_loop::GuestEnd;
+use crate::guest_request::{self, HostConsole, INIT_PARAMETER, INIT_PATH, REQUEST_PATH};
+use crate::memory::layout::MP_TABLE;
+use crate::memory::{self, GuestMemory};
+use crate::platform;
+use crate::vcpu::entry_state::EntryState;
+
+/// Why the guest could not be loaded; each of these is the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program file carries no guest, or a damaged one.
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+    /// `--kernel` does not open.
+    #[error("--kernel: {0}")]
+    KernelFile(#[source] blob::Error),
+    /// `--initramfs` does not open.
+    #[error("--initramfs: {0}")]
+    InitramfsFile(#[source] blob::Error),
+    /// The kernel or initramfs is not loadable, or does not fit.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The initramfs cannot be used.
+    #[error(transparent)]
+    Initramfs(#[from] boot::initramfs::Error),
+    /// The ACPI tables do not fit.
+    #[error(transparent)]
+    Acpi(#[from] platform::acpi::Error),
+    /// A table falls outside guest memory.
+    #[error(transparent)]
+    Memory(#[from] memory::guest::Error),
+}
+
+/// Fills guest memory as `config` says and returns the state to enter it with.
+///
+/// # Errors
+/// [`Error`], naming the flag or file.
+pub fn fill(memory: &GuestMemory, config: &VmConfig) -> Result<EntryState, Error> {
+    let sources = Sources::open(config)?;
+    let kernel = boot::load_kernel(&sources.kernel, &config.boot, memory)?;
+    let initramfs = load_initramfs(&sources, config, &kernel, memory)?;
+    let acpi = platform::acpi::build(config.vcpus, &[])?;
+    memory.write(acpi.rsdp, &acpi.bytes)?;
+    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus))?;
+    let cmdline = if guest_request::needs_init(config) {
+        format!("{} {INIT_PARAMETER}", config.cmdline)
+    } else {
+        config.cmdline.clone()
+    };
+    let info =
+        boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), Some(initramfs), Some(acpi.rsdp))?;
+    let entry = EntryState::new(kernel.protocol, kernel.entry, info);
+    entry.write_tables(memory)?;
+    Ok(entry)
+}
+
+/// The files to load, open.
+struct Sources {
+    kernel: Blob,
+    initramfs: Blob,
+    /// Our init, if the initramfs is the user's and needs it.
+    init: Option<Blob>,
+}
+
+impl Sources {
+    fn open(config: &VmConfig) -> Result<Self, Error> {
+        let kernel = match &config.kernel {
+            Source::BuiltIn => Bundle::open()?.kernel()?,
+            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
+        };
+        let initramfs = match &config.initramfs {
+            Source::BuiltIn => Bundle::open()?.initramfs()?,
+            Source::File(path) => Blob::open(path).map_err(Error::InitramfsFile)?,
+        };
+        let needs_init = guest_request::needs_init(config);
+        let init = if needs_init { Some(Bundle::open()?.init()?) } else { None };
+        Ok(Self { kernel, initramfs, init })
+    }
+}
+
+/// Puts the initramfs, with the request to our init behind it, above the kernel.
+fn load_initramfs(
+    sources: &Sources,
+    config: &VmConfig,
+    kernel: &LoadedKernel,
+    memory: &GuestMemory,
+) -> Result<InitramfsRange, Error> {
+    let request = guest_request::request(&config.command, &HostConsole::of_this_process());
+    let mut archive = Initramfs::new();
+    archive.archive(&sources.initramfs)?;
+    if guest_request::guest_end(config) == GuestEnd::OurInit {
+        archive.directory(".cottage", 0o755)?;
+        archive.file(REQUEST_PATH, 0o644, &request)?;
+        if let Some(init) = &sources.init {
+            archive.file_from_blob(INIT_PATH, 0o755, init)?;
+        }
+        archive.finish()?;
+    }
+    let range = boot::place_initramfs(archive.len(), kernel, memory)?;
+    archive.load(range.start, memory)?;
+    Ok(range)
+}

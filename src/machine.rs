@@ -1,0 +1,253 @@
+//! Chapter 2, the story: how a machine is built, runs and ends.
+//!
+//! [`Machine::build`] lists the steps in order, [`Machine::run`] what happens then. The reasons
+//! for the order:
+//!
+//! 1. Guest memory and all that lies in it come first. Loading needs no KVM, so a broken kernel
+//!    file is reported on any machine, and the memory is complete before KVM sees it.
+//! 2. The VM gets its memory slots before any interrupt controller. On Linux 6.18 a slot that is
+//!    added later waits for a grace period: 6 ms instead of 0.1 ms.
+//! 3. The split irqchip comes before the first vCPU, which gets its local APIC from it. (A full
+//!    irqchip would make leaving slow: docs/adr/0003.)
+//! 4. Devices come before vCPUs run, vCPUs before the terminal is raw: an error on the way must
+//!    print on a terminal that still returns the carriage.
+//! 5. Signals are blocked before threads start, because threads inherit that.
+//!
+//! Values pass forward by ownership, so a wrong order mostly does not compile.
+//! Read next: [`crate::kvm`], and then module by module as `lib.rs` lists them.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::bus::{self, MmioBus, PortBus};
+use crate::config::VmConfig;
+use crate::console::output::Output;
+use crate::console::signals::Signals;
+use crate::console::terminal::Raw;
+use crate::control::Control;
+use crate::devices::ioapic::IoApic;
+use crate::devices::report::{MarkPort, StatusPort};
+use crate::devices::reset::ResetLine;
+use crate::devices::rtc::Rtc;
+use crate::devices::serial::SerialPort;
+use crate::devices::sleep::SleepControl;
+use crate::event_loop::{EventLoop, Served};
+use crate::guest_request;
+use crate::kvm::{self, Kvm, Vcpu, Vm};
+use crate::loading;
+use crate::memory::layout::{
+    ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_GSI, COM1_PORT,
+    COM1_PORTS, EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
+    RTC_PORT, RTC_PORTS,
+};
+use crate::memory::{self, GuestMemory};
+use crate::outcome::{Ending, Outcome, USER_ERROR, VMM_FAILURE};
+use crate::platform;
+use crate::status::StatusLine;
+use crate::vcpu::entry_state::EntryState;
+use crate::vcpu::{cpuid, msr, run};
+
+/// Why a machine could not be built or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was to be loaded does not load; the user's to mend.
+    #[error(transparent)]
+    Loading(#[from] loading::Error),
+    /// Guest memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] memory::guest::Error),
+    /// KVM refused.
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    /// Two devices claim one address: a bug.
+    #[error(transparent)]
+    Bus(#[from] bus::Overlap),
+    /// The host refused something ordinary.
+    #[error("Cannot {what}: {source}")]
+    Host {
+        /// What cottage wanted.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// A machine that is complete and stands still.
+#[derive(Debug)]
+pub struct Machine {
+    // Dropped in this order: processors, then devices and the VM, then the memory lent to it.
+    vcpus: Vec<Vcpu>,
+    board: Arc<run::Board>,
+    served: Served,
+    status: Arc<StatusPort>,
+    command_given: bool,
+    started: Instant,
+}
+
+impl Error {
+    /// The exit status this error ends the process with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Loading(_) | Self::Kvm(kvm::Error::TooManyVcpus { .. }) => USER_ERROR,
+            _ => VMM_FAILURE,
+        }
+    }
+}
+
+impl Machine {
+    /// Builds the machine that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error`], before anything has run.
+    pub fn build(config: &VmConfig) -> Result<Self, Error> {
+        let started = Instant::now();
+        // 1. Memory, and what the guest finds in it.
+        let memory = Arc::new(GuestMemory::new(config.memory)?);
+        let entry = loading::fill(&memory, config)?;
+        // 2. A VM around the memory.
+        let kvm = Kvm::open()?;
+        kvm.check_vcpus(config.vcpus)?;
+        let vm = Arc::new(kvm.create_vm()?);
+        vm.set_memory(&memory)?;
+        if is_intel() {
+            vm.set_intel_pages()?;
+        }
+        // 3. Interrupts: local APICs in KVM, the I/O APIC here.
+        vm.split_irqchip()?;
+        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm.clone()));
+        // 4. Devices.
+        let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
+        let output = Arc::new(Output::stdout());
+        let serial =
+            SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
+        let served = Served {
+            serial: Arc::new(serial),
+            output,
+            control: control.clone(),
+            marks: Arc::new(MarkPort::new(control.clone())),
+            guest: guest_request::guest_end(config),
+        };
+        let status = Arc::new(StatusPort::default());
+        let ports = port_bus(&served, &status)?;
+        let mut mmio = MmioBus::new();
+        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
+        // 5. Processors; the first enters the kernel, the others wait for it to call them.
+        let vcpus = create_vcpus(&kvm, &vm, config.vcpus, &entry)?;
+        let board = Arc::new(run::Board { ports, mmio, control, memory });
+        let command_given = !config.command.is_empty();
+        Ok(Self { vcpus, board, served, status, command_given, started })
+    }
+
+    /// Runs the machine to its end.
+    ///
+    /// # Errors
+    /// [`Error::Host`] when the terminal or a thread is not to be had.
+    pub fn run(self) -> Result<Outcome, Error> {
+        let signals = Signals::block().map_err(host("open a signalfd"))?;
+        let mut event_loop =
+            EventLoop::new(&self.served, signals).map_err(host("duplicate stdout"))?;
+        let status_line = StatusLine::new(&self.served, &self.board, self.started, self.vcpus.len());
+        let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
+        let threads = start_threads(self.vcpus, &self.board)?;
+        let ending = event_loop.run(&|| status_line.render());
+        // Whatever happened: the vCPUs must be out of the guest before its memory goes.
+        stop_threads(threads, &self.board.control);
+        Ok(Outcome {
+            ending: ending.map_err(host("wait for events"))?,
+            status: self.status.status(),
+            panic: self.served.output.panic_line(),
+            command_given: self.command_given,
+            lost_output: self.served.output.lost(),
+        })
+    }
+}
+
+fn host(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Host { what, source }
+}
+
+/// The I/O ports, in ascending order; the drawing is in [`crate::memory::layout`].
+fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::Overlap> {
+    let mut ports = PortBus::new();
+    // First, because found first: nearly all port accesses are the console's.
+    ports.claim(COM1_PORT, COM1_PORTS, served.serial.clone())?;
+    ports.claim(I8042_PORT, I8042_PORTS, Arc::new(ResetLine))?;
+    ports.claim(RTC_PORT, RTC_PORTS, Arc::new(Rtc::new()))?;
+    ports.claim(ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, Arc::new(SleepControl))?;
+    ports.claim(BOOT_MARK_PORT, BOOT_MARK_PORTS, served.marks.clone())?;
+    ports.claim(EXIT_STATUS_PORT, EXIT_STATUS_PORTS, status.clone())?;
+    Ok(ports)
+}
+
+fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Vec<Vcpu>, Error> {
+    let machine = cpuid::Machine { vcpus: count, tsc_deadline: kvm.has_tsc_deadline() };
+    let mut cpuid = cpuid::for_machine(kvm.supported_cpuid()?, machine);
+    let msrs = msr::list();
+    let mut vcpus = Vec::with_capacity(count as usize);
+    for id in 0..count {
+        let vcpu = vm.create_vcpu(id)?;
+        cpuid::for_vcpu(&mut cpuid, id);
+        vcpu.set_cpuid(&cpuid)?;
+        if let Some(msrs) = &msrs {
+            // Fewer than asked for is no error: msr.rs says which may be refused.
+            vcpu.set_msrs(msrs)?;
+        }
+        vcpus.push(vcpu);
+    }
+    if let Some(first) = vcpus.first() {
+        let mut sregs = first.sregs()?;
+        entry.apply(&mut sregs);
+        first.set_sregs(&sregs)?;
+        first.set_regs(entry.regs())?;
+    }
+    Ok(vcpus)
+}
+
+fn start_threads(
+    vcpus: Vec<Vcpu>,
+    board: &Arc<run::Board>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
+    // The signal only has to interrupt KVM_RUN; SIG_IGN would not, an empty handler does.
+    extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    register_signal_handler(SIGRTMIN(), kicked)
+        .map_err(|e| host("set a signal handler")(io::Error::from_raw_os_error(e.errno())))?;
+    let mut threads = Vec::with_capacity(vcpus.len());
+    for (id, mut vcpu) in vcpus.into_iter().enumerate() {
+        let shared = board.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("vcpu{id}"))
+            .spawn(move || run::run(&mut vcpu, &shared));
+        match thread {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                stop_threads(threads, &board.control);
+                return Err(Error::Host { what: "start a vCPU thread", source });
+            }
+        }
+    }
+    Ok(threads)
+}
+
+/// Gets all vCPUs out of the guest and waits for their threads.
+fn stop_threads(threads: Vec<JoinHandle<()>>, control: &Control) {
+    control.stop(Ending::Quit); // no news if it has ended already
+    for thread in threads {
+        // A kick can come just before KVM_RUN and be lost, so it is repeated until it worked.
+        while !thread.is_finished() {
+            let _finished_meanwhile = thread.kill(SIGRTMIN());
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        // A thread that panicked has ended the process in the panic hook.
+        let _never_panicked = thread.join();
+    }
+}
+
+/// Whether KVM runs on Intel's VMX, where it wants two places in guest memory for itself.
+fn is_intel() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}

@@ -1,0 +1,201 @@
+//! How a run ends, and the exit status that says so. The table in README and `--help` is this.
+
+use std::fmt;
+
+/// A mistake in flags, files or their contents; nothing was started.
+pub const USER_ERROR: u8 = 110;
+/// cottage or the host failed: no KVM, no memory, an I/O error, a bug.
+pub const VMM_FAILURE: u8 = 111;
+/// The guest crashed: triple fault, an instruction KVM cannot emulate, failed entry.
+pub const GUEST_CRASH: u8 = 112;
+/// The guest's kernel panicked.
+pub const GUEST_PANIC: u8 = 113;
+/// A command was given and the guest ended without telling its status.
+pub const NO_STATUS: u8 = 114;
+/// Added to a signal's number, as shells do.
+pub const SIGNAL_BASE: u8 = 128;
+
+/// Printed under `cottage run --help`.
+pub const EXIT_STATUS_HELP: &str = "\
+Exit status:
+  0-255  the status of the guest's command or shell, when it reported one
+  0      the guest powered off or reset without having been given a command
+  110    user error: a flag, a file or its contents; nothing was started
+  111    cottage or the host failed: no KVM, no memory, an I/O error
+  112    the guest crashed: triple fault, instruction KVM cannot run, failed entry
+  113    the guest's kernel panicked
+  114    the guest ended, or you quit, before the command's status was known
+  128+N  cottage was ended by signal N";
+
+/// Why the guest no longer runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// ACPI power-off, or our init's.
+    PowerOff,
+    /// The i8042's or ACPI's reset.
+    Reset,
+    /// Triple fault; the text tells the processor's state.
+    TripleFault(String),
+    /// KVM could not go on; the text tells why.
+    Crash(String),
+    /// A vCPU thread met an error of cottage's or the host's.
+    Failure(String),
+    /// Ctrl-A x.
+    Quit,
+    /// A signal asked the process to end.
+    Signal(u8),
+}
+
+/// What is known when the guest has ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Why it ended.
+    pub ending: Ending,
+    /// The status the guest reported.
+    pub status: Option<u8>,
+    /// The line with which the guest's kernel panicked, as seen on the console.
+    pub panic: Option<String>,
+    /// Whether the user gave a command whose status matters.
+    pub command_given: bool,
+    /// Console output was lost: the error of the write.
+    pub lost_output: Option<String>,
+}
+
+impl Outcome {
+    /// The process's exit status.
+    pub fn exit_code(&self) -> u8 {
+        match &self.ending {
+            Ending::Signal(number) => SIGNAL_BASE.saturating_add(*number),
+            Ending::Failure(_) => VMM_FAILURE,
+            _ if self.lost_output.is_some() => VMM_FAILURE,
+            // Once the command's status is known, how the guest went down does not matter.
+            _ if self.status.is_some() => self.status.unwrap_or(0),
+            Ending::Crash(_) => GUEST_CRASH,
+            // A panicking kernel resets or, if it cannot, faults: the panic is the cause.
+            _ if self.panic.is_some() => GUEST_PANIC,
+            Ending::TripleFault(_) => GUEST_CRASH,
+            _ if self.command_given => NO_STATUS,
+            Ending::PowerOff | Ending::Reset | Ending::Quit => 0,
+        }
+    }
+
+    /// What to tell the user on stderr; nothing when all went as asked.
+    pub fn message(&self) -> Option<String> {
+        let text = match (&self.ending, &self.panic) {
+            (Ending::Failure(text), _) => text.clone(),
+            (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
+            (Ending::Crash(text), _) => format!("the guest crashed: {text}"),
+            _ if self.status.is_some() => self.lost_text()?,
+            (_, Some(line)) => format!("the guest's kernel panicked: {line}"),
+            (Ending::TripleFault(text), None) => {
+                format!("the guest crashed with a triple fault: {text}")
+            }
+            (ending, None) if self.command_given => {
+                format!("{ending} before the command's status was known")
+            }
+            _ => self.lost_text()?,
+        };
+        Some(text)
+    }
+
+    fn lost_text(&self) -> Option<String> {
+        let error = self.lost_output.as_ref()?;
+        Some(format!("console output was lost: cannot write to stdout: {error}"))
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "the guest powered off",
+            Self::Reset => "the guest reset itself",
+            Self::TripleFault(_) => "the guest crashed with a triple fault",
+            Self::Crash(_) => "the guest crashed",
+            Self::Failure(_) => "cottage failed",
+            Self::Quit => "you quit",
+            Self::Signal(_) => "a signal came",
+        })
+    }
+}
+
+struct SignalName(u8);
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match i32::from(self.0) {
+            libc::SIGTERM => f.write_str("SIGTERM"),
+            libc::SIGHUP => f.write_str("SIGHUP"),
+            libc::SIGINT => f.write_str("SIGINT"),
+            libc::SIGQUIT => f.write_str("SIGQUIT"),
+            number => write!(f, "signal {number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(ending: Ending) -> Outcome {
+        Outcome { ending, status: None, panic: None, command_given: false, lost_output: None }
+    }
+
+    #[test]
+    fn reported_status_is_the_exit_status_however_the_guest_went_down() {
+        for ending in [Ending::PowerOff, Ending::Reset, Ending::TripleFault(String::new())] {
+            let outcome = Outcome { status: Some(7), command_given: true, ..outcome(ending) };
+            assert_eq!(outcome.exit_code(), 7);
+            assert_eq!(outcome.message(), None);
+        }
+    }
+
+    #[test]
+    fn orderly_end_without_command_is_success() {
+        for ending in [Ending::PowerOff, Ending::Reset, Ending::Quit] {
+            assert_eq!(outcome(ending.clone()).exit_code(), 0);
+            assert_eq!(outcome(ending).message(), None);
+        }
+    }
+
+    #[test]
+    fn missing_status_of_a_command_is_not_success() {
+        let outcome = Outcome { command_given: true, ..outcome(Ending::Reset) };
+        assert_eq!(outcome.exit_code(), NO_STATUS);
+        let text = outcome.message().unwrap();
+        assert_eq!(text, "the guest reset itself before the command's status was known");
+    }
+
+    #[test]
+    fn panic_explains_a_reset_or_triple_fault() {
+        for ending in [Ending::Reset, Ending::TripleFault("rip".into())] {
+            let panic = Some("Kernel panic - not syncing: boo".to_owned());
+            let outcome = Outcome { panic, command_given: true, ..outcome(ending) };
+            assert_eq!(outcome.exit_code(), GUEST_PANIC);
+            assert!(outcome.message().unwrap().ends_with("not syncing: boo"));
+        }
+    }
+
+    #[test]
+    fn crash_signal_and_failure_have_their_own_codes() {
+        assert_eq!(outcome(Ending::TripleFault("x".into())).exit_code(), GUEST_CRASH);
+        assert_eq!(outcome(Ending::Crash("x".into())).exit_code(), GUEST_CRASH);
+        assert_eq!(outcome(Ending::Failure("x".into())).exit_code(), VMM_FAILURE);
+        assert_eq!(outcome(Ending::Signal(15)).exit_code(), 143);
+        assert_eq!(outcome(Ending::Signal(15)).message().unwrap(), "ended by SIGTERM");
+    }
+
+    #[test]
+    fn lost_output_is_a_failure_even_if_the_command_succeeded() {
+        let lost_output = Some("No space left on device".to_owned());
+        let outcome = Outcome { status: Some(0), lost_output, ..outcome(Ending::PowerOff) };
+        assert_eq!(outcome.exit_code(), VMM_FAILURE);
+        assert!(outcome.message().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn help_names_every_code() {
+        for code in [USER_ERROR, VMM_FAILURE, GUEST_CRASH, GUEST_PANIC, NO_STATUS, SIGNAL_BASE] {
+            assert!(EXIT_STATUS_HELP.contains(&format!("\n  {code}")), "{code}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The run loop: enter the guest, match the exit, answer, again.
+//!
+//! One thread a vCPU runs this. Everything a guest can do to cottage comes through the match
+//! below; each arm is one call.
+//! Read next: the end of the story in [`crate::machine`].
+
+use std::sync::Arc;
+
+use super::crash;
+use crate::bus::{MmioBus, PortBus, Request};
+use crate::control::Control;
+use crate::kvm::{Error, Vcpu, VmExit};
+use crate::memory::GuestMemory;
+use crate::outcome::Ending;
+
+/// What a vCPU thread needs besides its vCPU; the same for all.
+#[derive(Debug)]
+pub struct Board {
+    /// I/O ports.
+    pub ports: PortBus,
+    /// Memory-mapped registers.
+    pub mmio: MmioBus,
+    /// The end of the run.
+    pub control: Arc<Control>,
+    /// Guest RAM, for crash reports.
+    pub memory: Arc<GuestMemory>,
+}
+
+/// Runs `vcpu` until the machine ends, and ends it if the reason came up here.
+pub fn run(vcpu: &mut Vcpu, board: &Board) {
+    while !board.control.stopping() {
+        match step(vcpu, board) {
+            Ok(None) => {}
+            Ok(Some(ending)) => board.control.stop(ending),
+            Err(error) => board.control.stop(Ending::Failure(error.to_string())),
+        }
+    }
+}
+
+/// One entry into the guest and the answer to its exit.
+fn step(vcpu: &mut Vcpu, board: &Board) -> Result<Option<Ending>, Error> {
+    let ending = match vcpu.run()? {
+        VmExit::PortOut { port, size, data } => board.ports.write(port, size, data).map(Ending::from),
+        VmExit::PortIn { port, size, data } => {
+            board.ports.read(port, size, data);
+            None
+        }
+        VmExit::MmioRead { gpa, data } => {
+            board.mmio.read(gpa, data);
+            None
+        }
+        VmExit::MmioWrite { gpa, data } => board.mmio.write(gpa, data).map(Ending::from),
+        // A kick to look at `stopping`, or a stray signal.
+        VmExit::Interrupted => None,
+        // No pin of ours is level-triggered towards KVM, so nobody waits for this.
+        VmExit::IoapicEoi { .. } => None,
+        VmExit::Shutdown => Some(Ending::TripleFault(crash::state(vcpu, &board.memory))),
+        VmExit::FailedEntry { reason, cpu } => {
+            let cause = crash::failed_entry(reason, cpu);
+            Some(crashed(&cause, vcpu, board))
+        }
+        VmExit::InternalError { suberror, data } => {
+            let cause = crash::internal_error(suberror, &data);
+            Some(crashed(&cause, vcpu, board))
+        }
+        VmExit::Halt => Some(crashed("HLT left KVM, whose APIC should wait", vcpu, board)),
+        VmExit::Unknown { reason } => {
+            let cause = format!("KVM exit reason {reason}, which cottage does not ask for");
+            Some(crashed(&cause, vcpu, board))
+        }
+    };
+    Ok(ending)
+}
+
+fn crashed(cause: &str, vcpu: &Vcpu, board: &Board) -> Ending {
+    Ending::Crash(format!("{cause}\n{}", crash::state(vcpu, &board.memory)))
+}
+
+impl From<Request> for Ending {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::PowerOff => Self::PowerOff,
+            Request::Reset => Self::Reset,
+        }
+    }
+}

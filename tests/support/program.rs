@@ -1,0 +1,113 @@
+//! Runs the real `cottage` program, as a user would, with a limit on its time.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Emulated guests on a busy machine are slow; a hang is longer than this.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// What a finished run left.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Exit status, or 128 + signal.
+    pub(crate) code: i32,
+    /// The console, byte for byte.
+    pub(crate) stdout: Vec<u8>,
+    /// cottage's own words.
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// stdout as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails with everything the run said, unless it ended with `code`.
+    #[track_caller]
+    pub(crate) fn expect_code(self, code: i32) -> Self {
+        let (text, stderr) = (self.text(), &self.stderr);
+        assert_eq!(self.code, code, "\nconsole:\n{text}\nstderr:\n{stderr}");
+        self
+    }
+
+    /// Fails with everything the run said, unless stdout is exactly `text`.
+    #[track_caller]
+    pub(crate) fn expect_stdout(self, text: &str) -> Self {
+        assert_eq!(self.text(), text, "\nstderr:\n{}", self.stderr);
+        self
+    }
+
+    /// Fails with everything the run said, unless stderr contains `text`.
+    #[track_caller]
+    pub(crate) fn expect_stderr(self, text: &str) -> Self {
+        let console = self.text();
+        assert!(self.stderr.contains(text), "\nconsole:\n{console}\nstderr:\n{}", self.stderr);
+        self
+    }
+}
+
+/// The program under test: `COTTAGE_BIN`, or what `make cottage` built.
+pub(crate) fn program() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("build/cottage");
+    let path = std::env::var_os("COTTAGE_BIN").map_or_else(built, PathBuf::from);
+    assert!(path.exists(), "{} is missing: run `make cottage`", path.display());
+    path
+}
+
+/// A guest image: in `COTTAGE_IMAGES`, or where `guest-images/build.sh` put it.
+pub(crate) fn image(name: &str) -> String {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images/out");
+    let path = std::env::var_os("COTTAGE_IMAGES").map_or_else(built, PathBuf::from).join(name);
+    assert!(path.exists(), "{} is missing: run `make test`", path.display());
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs `cottage WORDS` with nothing on stdin.
+pub(crate) fn cottage(words: &[&str]) -> Finished {
+    cottage_with_input(words, b"")
+}
+
+/// Runs `cottage WORDS` with `input` coming through a pipe on stdin.
+pub(crate) fn cottage_with_input(words: &[&str], input: &[u8]) -> Finished {
+    let mut command = Command::new(program());
+    command.args(words);
+    finish(command, input)
+}
+
+/// Runs any command to its end.
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    // A guest that does not read its input makes the write fail; that is its right.
+    std::thread::spawn(move || stdin.write_all(&input));
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    let (done, finished) = mpsc::channel();
+    let id = child.id();
+    std::thread::spawn(move || done.send(child.wait().unwrap()));
+    let Ok(status) = finished.recv_timeout(LIMIT) else {
+        Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap();
+        let console = String::from_utf8_lossy(&stdout.recv().unwrap()).into_owned();
+        panic!("{command:?} hangs\nconsole:\n{console}");
+    };
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
+    let stderr = String::from_utf8_lossy(&stderr.recv().unwrap()).into_owned();
+    Finished { code, stdout: stdout.recv().unwrap(), stderr }
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn collect(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (done, finished) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _as_far_as_it_came = pipe.read_to_end(&mut bytes);
+        done.send(bytes)
+    });
+    finished
+}
