@@ -85,17 +85,32 @@ impl Bundle {
         let count = u16_at(&ehdr, E_SHNUM);
         if count > 0 && u16_at(&ehdr, E_SHENTSIZE) != SHDR_SIZE {
             let value = u64::from(u16_at(&ehdr, E_SHENTSIZE));
-            return Err(Error::Damaged { what: "section header size", value });
+            return Err(Error::Damaged {
+                what: "section header size",
+                value,
+            });
         }
         let mut headers = vec![0; usize::from(count) * usize::from(SHDR_SIZE)];
         file.read_exact_at(&mut headers, u64_at(&ehdr, E_SHOFF))?;
-        let mut bundle = Self { file, len, headers, names: Vec::new() };
+        let mut bundle = Self {
+            file,
+            len,
+            headers,
+            names: Vec::new(),
+        };
         let index = usize::from(u16_at(&ehdr, E_SHSTRNDX));
-        let names = bundle.headers().nth(index).map(|header| bundle.range(header)).transpose()?;
+        let names = bundle
+            .headers()
+            .nth(index)
+            .map(|header| bundle.range(header))
+            .transpose()?;
         if let Some((offset, size)) = names {
             // Names of a program's sections fill a few hundred bytes.
             let size = usize::try_from(size).ok().filter(|size| *size <= 1 << 20);
-            let size = size.ok_or(Error::Damaged { what: "section name size", value: u64::MAX })?;
+            let size = size.ok_or(Error::Damaged {
+                what: "section name size",
+                value: u64::MAX,
+            })?;
             let mut names = vec![0; size];
             bundle.file.read_exact_at(&mut names, offset)?;
             bundle.names = names;
@@ -124,7 +139,11 @@ impl Bundle {
     /// # Errors
     /// As [`Self::kernel`].
     pub fn init(&self) -> Result<Blob, Error> {
-        self.section(INIT, "init", "leave out the command, so that your initramfs runs its own init")
+        self.section(
+            INIT,
+            "init",
+            "leave out the command, so that your initramfs runs its own init",
+        )
     }
 
     fn section(
@@ -133,9 +152,16 @@ impl Bundle {
         what: &'static str,
         instead: &'static str,
     ) -> Result<Blob, Error> {
-        let header = self.headers().find(|header| self.name(header) == name.as_bytes());
+        let header = self
+            .headers()
+            .find(|header| self.name(header) == name.as_bytes());
         let (offset, size) = self.range(header.ok_or(Error::Absent { what, instead })?)?;
-        Ok(Blob::file_range(self.file.try_clone()?, offset, size, format!("the built-in {what}")))
+        Ok(Blob::file_range(
+            self.file.try_clone()?,
+            offset,
+            size,
+            format!("the built-in {what}"),
+        ))
     }
 
     fn headers(&self) -> impl Iterator<Item = &[u8]> {
@@ -153,21 +179,33 @@ impl Bundle {
         let (offset, size) = (u64_at(header, SH_OFFSET), u64_at(header, SH_SIZE));
         match offset.checked_add(size) {
             Some(end) if end <= self.len => Ok((offset, size)),
-            _ => Err(Error::Damaged { what: "section end", value: offset.saturating_add(size) }),
+            _ => Err(Error::Damaged {
+                what: "section end",
+                value: offset.saturating_add(size),
+            }),
         }
     }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u16::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |b| u16::from_le_bytes(*b))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u32::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |b| u32::from_le_bytes(*b))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |b| u64::from_le_bytes(*b))
+    bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 #[cfg(test)]
@@ -178,7 +216,10 @@ mod tests {
     fn test_program_carries_no_guest_and_says_what_to_do() {
         let bundle = Bundle::open().unwrap();
         let text = bundle.kernel().unwrap_err().to_string();
-        assert!(text.contains("no kernel") && text.contains("make boot"), "{text}");
+        assert!(
+            text.contains("no kernel") && text.contains("make boot"),
+            "{text}"
+        );
         assert!(text.contains("--kernel FILE"), "{text}");
     }
 

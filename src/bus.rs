@@ -63,8 +63,17 @@ struct Ranges<D: ?Sized>(Vec<Slot<D>>);
 impl<D: ?Sized> Ranges<D> {
     fn claim(&mut self, start: u64, len: u64, device: Arc<D>) -> Result<(), Overlap> {
         let end = start.saturating_add(len);
-        match self.0.iter().find(|s| s.start < end && start < s.start + s.len) {
-            Some(s) => Err(Overlap { start, len, other_start: s.start, other_len: s.len }),
+        match self
+            .0
+            .iter()
+            .find(|s| s.start < end && start < s.start + s.len)
+        {
+            Some(s) => Err(Overlap {
+                start,
+                len,
+                other_start: s.start,
+                other_len: s.len,
+            }),
             None => {
                 self.0.push(Slot { start, len, device });
                 Ok(())
@@ -107,7 +116,9 @@ impl PortBus {
     pub fn read(&self, port: u16, size: u8, data: &mut [u8]) {
         for element in data.chunks_mut(usize::from(size.max(1))) {
             for (port, byte) in (u64::from(port)..).zip(element) {
-                *byte = self.find(port).map_or(0xff, |(device, offset)| device.read(offset));
+                *byte = self
+                    .find(port)
+                    .map_or(0xff, |(device, offset)| device.read(offset));
             }
         }
     }
@@ -229,7 +240,11 @@ mod tests {
         let (bus, device) = bus();
         let mut data = [0; 4];
         bus.read(0x3fe, 4, &mut data);
-        assert_eq!(data, [6, 7, 0xff, 0xff], "the last two ports are past the device");
+        assert_eq!(
+            data,
+            [6, 7, 0xff, 0xff],
+            "the last two ports are past the device"
+        );
         assert_eq!(bus.write(0x80, 4, &[0xfe; 4]), None);
         assert!(device.0.lock().unwrap().is_empty());
     }
@@ -253,7 +268,10 @@ mod tests {
     fn overlapping_claim_is_refused_with_both_ranges() {
         let (mut bus, device) = bus();
         let error = bus.claim(0x3ff, 1, device).unwrap_err();
-        assert_eq!(error.to_string(), "Bus range 0x3ff + 0x1 overlaps 0x3f8 + 0x8");
+        assert_eq!(
+            error.to_string(),
+            "Bus range 0x3ff + 0x1 overlaps 0x3f8 + 0x8"
+        );
     }
 
     #[test]

@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn command_after_two_dashes_keeps_its_own_flags() {
-        let cli = Cli::try_parse_from(["cottage", "run", "--cpus", "2", "--", "ls", "-l", "--cpus"]);
+        let cli =
+            Cli::try_parse_from(["cottage", "run", "--cpus", "2", "--", "ls", "-l", "--cpus"]);
         match cli.unwrap().command {
             Command::Run(args) => {
                 assert_eq!(args.cpus, "2");

@@ -25,7 +25,9 @@ const PAGE: u64 = 4096;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// `--memory` is not a number with a unit.
-    #[error("--memory {value:?} is not a size: give a whole number and a unit, such as 128M or 2G{hint}")]
+    #[error(
+        "--memory {value:?} is not a size: give a whole number and a unit, such as 128M or 2G{hint}"
+    )]
     MemoryFormat {
         /// What was given.
         value: String,
@@ -109,7 +111,11 @@ impl VmConfig {
             (None, Some(more)) => format!("{DEFAULT_CMDLINE} {more}"),
             (None, None) => DEFAULT_CMDLINE.to_owned(),
         };
-        let command: Vec<_> = args.command.into_iter().map(OsStringExt::into_vec).collect();
+        let command: Vec<_> = args
+            .command
+            .into_iter()
+            .map(OsStringExt::into_vec)
+            .collect();
         if let Some(at) = command.iter().position(|word| word.contains(&0)) {
             return Err(Error::CommandNul { position: at + 1 });
         }
@@ -128,14 +134,21 @@ impl VmConfig {
 fn parse_cpus(value: &str) -> Result<u32, Error> {
     match value.parse() {
         Ok(n) if (1..=MAX_VCPUS).contains(&n) => Ok(n),
-        _ => Err(Error::Cpus { value: value.to_owned() }),
+        _ => Err(Error::Cpus {
+            value: value.to_owned(),
+        }),
     }
 }
 
 /// A whole number and a unit: `128M`, `2G`, `512MiB`, `1gb`.
 fn parse_memory(value: &str) -> Result<u64, Error> {
-    let wrong = |hint: String| Error::MemoryFormat { value: value.to_owned(), hint };
-    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let wrong = |hint: String| Error::MemoryFormat {
+        value: value.to_owned(),
+        hint,
+    };
+    let digits = value
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(value.len());
     let (number, unit) = value.split_at(digits);
     if number.is_empty() {
         return Err(wrong(String::new()));
@@ -149,7 +162,10 @@ fn parse_memory(value: &str) -> Result<u64, Error> {
         "" => return Err(wrong(format!("; did you mean {value}M?"))),
         _ => return Err(wrong(String::new())),
     };
-    let range = |what| Error::MemoryRange { value: value.to_owned(), what };
+    let range = |what| Error::MemoryRange {
+        value: value.to_owned(),
+        what,
+    };
     let bytes = number
         .parse::<u64>()
         .ok()
@@ -158,7 +174,9 @@ fn parse_memory(value: &str) -> Result<u64, Error> {
     match bytes {
         b if b < MIN_MEMORY => Err(range("too small")),
         b if b > MAX_MEMORY => Err(range("too large")),
-        b if b % PAGE != 0 => Err(Error::MemoryPages { value: value.to_owned() }),
+        b if b % PAGE != 0 => Err(Error::MemoryPages {
+            value: value.to_owned(),
+        }),
         b => Ok(b),
     }
 }
@@ -197,7 +215,10 @@ mod tests {
     #[test]
     fn bare_number_is_asked_about() {
         let text = parse_memory("512").unwrap_err().to_string();
-        assert!(text.ends_with("such as 128M or 2G; did you mean 512M?"), "{text}");
+        assert!(
+            text.ends_with("such as 128M or 2G; did you mean 512M?"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -214,7 +235,10 @@ mod tests {
             let text = parse_memory(value).unwrap_err().to_string();
             assert!(text.contains("2 MiB to 1024 GiB"), "{text}");
         }
-        assert!(matches!(parse_memory("2049K"), Err(Error::MemoryPages { .. })));
+        assert!(matches!(
+            parse_memory("2049K"),
+            Err(Error::MemoryPages { .. })
+        ));
     }
 
     #[test]
@@ -230,6 +254,9 @@ mod tests {
     fn append_adds_and_cmdline_replaces() {
         let added = config(&["--append", "loglevel=7"]).unwrap().cmdline;
         assert_eq!(added, format!("{DEFAULT_CMDLINE} loglevel=7"));
-        assert_eq!(config(&["--cmdline", "console=ttyS0"]).unwrap().cmdline, "console=ttyS0");
+        assert_eq!(
+            config(&["--cmdline", "console=ttyS0"]).unwrap().cmdline,
+            "console=ttyS0"
+        );
     }
 }

@@ -32,12 +32,19 @@ impl Control {
     /// When the process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self { wake, stopping: AtomicBool::new(false), ending: Mutex::new(None) })
+        Ok(Self {
+            wake,
+            stopping: AtomicBool::new(false),
+            ending: Mutex::new(None),
+        })
     }
 
     /// Ends the run; later reasons are dropped.
     pub fn stop(&self, ending: Ending) {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(ending);
+        self.ending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(ending);
         self.stopping.store(true, Ordering::Release);
         self.wake();
     }
@@ -52,7 +59,10 @@ impl Control {
         if !self.stopping() {
             return None;
         }
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.ending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Makes the event loop look around.

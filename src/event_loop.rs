@@ -133,7 +133,12 @@ impl<'a> EventLoop<'a> {
 
     /// Gives the guest what it takes.
     fn deliver(&mut self) {
-        let Served { serial, marks, guest, .. } = self.served;
+        let Served {
+            serial,
+            marks,
+            guest,
+            ..
+        } = self.served;
         if *guest == GuestEnd::OurInit && !marks.reached(MARK_READY) {
             return;
         }
@@ -154,7 +159,11 @@ impl<'a> EventLoop<'a> {
 
     fn wait(&self) -> io::Result<Ready> {
         let stdin = rustix::stdio::stdin();
-        let max_input = if self.keys.is_some() { MAX_TYPED } else { MAX_PIPED };
+        let max_input = if self.keys.is_some() {
+            MAX_TYPED
+        } else {
+            MAX_PIPED
+        };
         // poll(2) ignores what asks for nothing only if it is left out: a closed stdin would
         // report its end for ever.
         let read_stdin = self.stdin_open && self.input.len() < max_input;
@@ -246,7 +255,9 @@ impl<'a> EventLoop<'a> {
             if self.served.output.drain() || !patient {
                 return;
             }
-            self.served.output.wait(&to_timespec(Duration::from_millis(100)));
+            self.served
+                .output
+                .wait(&to_timespec(Duration::from_millis(100)));
             if matches!(self.signals.read(), Some(Event::End(_))) {
                 return;
             }
@@ -257,4 +268,3 @@ impl<'a> EventLoop<'a> {
 fn to_timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).unwrap_or_default()
 }
-

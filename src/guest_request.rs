@@ -72,7 +72,11 @@ pub fn request(command: &[Vec<u8>], console: &HostConsole) -> Vec<u8> {
     if let Some(term) = &console.term {
         records.push(format!("term={term}"));
     }
-    let mut file: Vec<u8> = records.into_iter().flat_map(|r| [r.into_bytes(), vec![0]]).flatten().collect();
+    let mut file: Vec<u8> = records
+        .into_iter()
+        .flat_map(|r| [r.into_bytes(), vec![0]])
+        .flatten()
+        .collect();
     for word in command {
         file.extend_from_slice(b"arg=");
         file.extend_from_slice(word);

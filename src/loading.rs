@@ -58,8 +58,13 @@ pub fn fill(memory: &GuestMemory, config: &VmConfig) -> Result<EntryState, Error
     } else {
         config.cmdline.clone()
     };
-    let info =
-        boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), Some(initramfs), Some(acpi.rsdp))?;
+    let info = boot::write_boot_info(
+        memory,
+        &kernel,
+        cmdline.as_bytes(),
+        Some(initramfs),
+        Some(acpi.rsdp),
+    )?;
     let entry = EntryState::new(kernel.protocol, kernel.entry, info);
     entry.write_tables(memory)?;
     Ok(entry)
@@ -84,8 +89,16 @@ impl Sources {
             Source::File(path) => Blob::open(path).map_err(Error::InitramfsFile)?,
         };
         let needs_init = guest_request::needs_init(config);
-        let init = if needs_init { Some(Bundle::open()?.init()?) } else { None };
-        Ok(Self { kernel, initramfs, init })
+        let init = if needs_init {
+            Some(Bundle::open()?.init()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            kernel,
+            initramfs,
+            init,
+        })
     }
 }
 
@@ -107,7 +120,5 @@ fn load_initramfs(
         }
         archive.finish()?;
     }
-    let range = boot::place_initramfs(archive.len(), kernel, memory)?;
-    archive.load(range.start, memory)?;
-    Ok(range)
+    Ok(boot::place_initramfs(&archive, kernel, memory)?)
 }

@@ -122,8 +122,7 @@ impl Machine {
         // 4. Devices.
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout());
-        let serial =
-            SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
+        let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
         let served = Served {
             serial: Arc::new(serial),
             output,
@@ -137,9 +136,21 @@ impl Machine {
         mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
         // 5. Processors; the first enters the kernel, the others wait for it to call them.
         let vcpus = create_vcpus(&kvm, &vm, config.vcpus, &entry)?;
-        let board = Arc::new(run::Board { ports, mmio, control, memory });
+        let board = Arc::new(run::Board {
+            ports,
+            mmio,
+            control,
+            memory,
+        });
         let command_given = !config.command.is_empty();
-        Ok(Self { vcpus, board, served, status, command_given, started })
+        Ok(Self {
+            vcpus,
+            board,
+            served,
+            status,
+            command_given,
+            started,
+        })
     }
 
     /// Runs the machine to its end.
@@ -150,7 +161,8 @@ impl Machine {
         let signals = Signals::block().map_err(host("open a signalfd"))?;
         let mut event_loop =
             EventLoop::new(&self.served, signals).map_err(host("duplicate stdout"))?;
-        let status_line = StatusLine::new(&self.served, &self.board, self.started, self.vcpus.len());
+        let status_line =
+            StatusLine::new(&self.served, &self.board, self.started, self.vcpus.len());
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
@@ -184,7 +196,10 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
 }
 
 fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Vec<Vcpu>, Error> {
-    let machine = cpuid::Machine { vcpus: count, tsc_deadline: kvm.has_tsc_deadline() };
+    let machine = cpuid::Machine {
+        vcpus: count,
+        tsc_deadline: kvm.has_tsc_deadline(),
+    };
     let mut cpuid = cpuid::for_machine(kvm.supported_cpuid()?, machine);
     let msrs = msr::list();
     let mut vcpus = Vec::with_capacity(count as usize);
@@ -207,10 +222,7 @@ fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Ve
     Ok(vcpus)
 }
 
-fn start_threads(
-    vcpus: Vec<Vcpu>,
-    board: &Arc<run::Board>,
-) -> Result<Vec<JoinHandle<()>>, Error> {
+fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHandle<()>>, Error> {
     // The signal only has to interrupt KVM_RUN; SIG_IGN would not, an empty handler does.
     extern "C" fn kicked(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     register_signal_handler(SIGRTMIN(), kicked)
@@ -225,7 +237,10 @@ fn start_threads(
             Ok(thread) => threads.push(thread),
             Err(source) => {
                 stop_threads(threads, &board.control);
-                return Err(Error::Host { what: "start a vCPU thread", source });
+                return Err(Error::Host {
+                    what: "start a vCPU thread",
+                    source,
+                });
             }
         }
     }
@@ -249,5 +264,8 @@ fn stop_threads(threads: Vec<JoinHandle<()>>, control: &Control) {
 /// Whether KVM runs on Intel's VMX, where it wants two places in guest memory for itself.
 fn is_intel() -> bool {
     let vendor = std::arch::x86_64::__cpuid(0);
-    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    [vendor.ebx, vendor.edx, vendor.ecx]
+        .map(u32::to_le_bytes)
+        .as_flattened()
+        == b"GenuineIntel"
 }

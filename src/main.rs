@@ -14,8 +14,12 @@ use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 fn main() -> ExitCode {
     install_panic_hook(VMM_FAILURE);
     let code = match Cli::try_parse() {
-        Ok(Cli { command: Command::Run(args) }) => run(args),
-        Ok(Cli { command: Command::Doctor }) => doctor::main(),
+        Ok(Cli {
+            command: Command::Run(args),
+        }) => run(args),
+        Ok(Cli {
+            command: Command::Doctor,
+        }) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();
             if error.use_stderr() { USER_ERROR } else { 0 }

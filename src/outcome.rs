@@ -100,7 +100,9 @@ impl Outcome {
 
     fn lost_text(&self) -> Option<String> {
         let error = self.lost_output.as_ref()?;
-        Some(format!("console output was lost: cannot write to stdout: {error}"))
+        Some(format!(
+            "console output was lost: cannot write to stdout: {error}"
+        ))
     }
 }
 
@@ -137,13 +139,27 @@ mod tests {
     use super::*;
 
     fn outcome(ending: Ending) -> Outcome {
-        Outcome { ending, status: None, panic: None, command_given: false, lost_output: None }
+        Outcome {
+            ending,
+            status: None,
+            panic: None,
+            command_given: false,
+            lost_output: None,
+        }
     }
 
     #[test]
     fn reported_status_is_the_exit_status_however_the_guest_went_down() {
-        for ending in [Ending::PowerOff, Ending::Reset, Ending::TripleFault(String::new())] {
-            let outcome = Outcome { status: Some(7), command_given: true, ..outcome(ending) };
+        for ending in [
+            Ending::PowerOff,
+            Ending::Reset,
+            Ending::TripleFault(String::new()),
+        ] {
+            let outcome = Outcome {
+                status: Some(7),
+                command_given: true,
+                ..outcome(ending)
+            };
             assert_eq!(outcome.exit_code(), 7);
             assert_eq!(outcome.message(), None);
         }
@@ -159,17 +175,27 @@ mod tests {
 
     #[test]
     fn missing_status_of_a_command_is_not_success() {
-        let outcome = Outcome { command_given: true, ..outcome(Ending::Reset) };
+        let outcome = Outcome {
+            command_given: true,
+            ..outcome(Ending::Reset)
+        };
         assert_eq!(outcome.exit_code(), NO_STATUS);
         let text = outcome.message().unwrap();
-        assert_eq!(text, "the guest reset itself before the command's status was known");
+        assert_eq!(
+            text,
+            "the guest reset itself before the command's status was known"
+        );
     }
 
     #[test]
     fn panic_explains_a_reset_or_triple_fault() {
         for ending in [Ending::Reset, Ending::TripleFault("rip".into())] {
             let panic = Some("Kernel panic - not syncing: boo".to_owned());
-            let outcome = Outcome { panic, command_given: true, ..outcome(ending) };
+            let outcome = Outcome {
+                panic,
+                command_given: true,
+                ..outcome(ending)
+            };
             assert_eq!(outcome.exit_code(), GUEST_PANIC);
             assert!(outcome.message().unwrap().ends_with("not syncing: boo"));
         }
@@ -177,24 +203,44 @@ mod tests {
 
     #[test]
     fn crash_signal_and_failure_have_their_own_codes() {
-        assert_eq!(outcome(Ending::TripleFault("x".into())).exit_code(), GUEST_CRASH);
+        assert_eq!(
+            outcome(Ending::TripleFault("x".into())).exit_code(),
+            GUEST_CRASH
+        );
         assert_eq!(outcome(Ending::Crash("x".into())).exit_code(), GUEST_CRASH);
-        assert_eq!(outcome(Ending::Failure("x".into())).exit_code(), VMM_FAILURE);
+        assert_eq!(
+            outcome(Ending::Failure("x".into())).exit_code(),
+            VMM_FAILURE
+        );
         assert_eq!(outcome(Ending::Signal(15)).exit_code(), 143);
-        assert_eq!(outcome(Ending::Signal(15)).message().unwrap(), "ended by SIGTERM");
+        assert_eq!(
+            outcome(Ending::Signal(15)).message().unwrap(),
+            "ended by SIGTERM"
+        );
     }
 
     #[test]
     fn lost_output_is_a_failure_even_if_the_command_succeeded() {
         let lost_output = Some("No space left on device".to_owned());
-        let outcome = Outcome { status: Some(0), lost_output, ..outcome(Ending::PowerOff) };
+        let outcome = Outcome {
+            status: Some(0),
+            lost_output,
+            ..outcome(Ending::PowerOff)
+        };
         assert_eq!(outcome.exit_code(), VMM_FAILURE);
         assert!(outcome.message().unwrap().contains("No space left"));
     }
 
     #[test]
     fn help_names_every_code() {
-        for code in [USER_ERROR, VMM_FAILURE, GUEST_CRASH, GUEST_PANIC, NO_STATUS, SIGNAL_BASE] {
+        for code in [
+            USER_ERROR,
+            VMM_FAILURE,
+            GUEST_CRASH,
+            GUEST_PANIC,
+            NO_STATUS,
+            SIGNAL_BASE,
+        ] {
             assert!(EXIT_STATUS_HELP.contains(&format!("\n  {code}")), "{code}");
         }
     }

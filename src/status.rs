@@ -24,7 +24,13 @@ impl StatusLine {
     /// A line about this machine, started at `started`.
     pub fn new(served: &Served, board: &Board, started: Instant, vcpus: usize) -> Self {
         let (output, marks) = (served.output.clone(), served.marks.clone());
-        Self { output, marks, memory: board.memory.clone(), started, vcpus }
+        Self {
+            output,
+            marks,
+            memory: board.memory.clone(),
+            started,
+            vcpus,
+        }
     }
 
     /// The line, now.

@@ -1,5 +1,7 @@
 //! Real kernels, booted to a command by the real program.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::linux_kvm;
@@ -40,43 +42,71 @@ fn missing_command_is_127_as_in_a_shell() {
 fn elf_kernel_enters_by_the_64_bit_protocol() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("tiny/vmlinux");
-    cottage(&["run", "--kernel", &kernel, "--protocol", "linux64", "--", "cat", LOADER])
-        .expect_code(0)
-        .expect_stdout("255\n");
+    cottage(&[
+        "run",
+        "--kernel",
+        &kernel,
+        "--protocol",
+        "linux64",
+        "--",
+        "cat",
+        LOADER,
+    ])
+    .expect_code(0)
+    .expect_stdout("255\n");
 }
 
 #[test]
 fn elf_kernel_enters_by_pvh() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("tiny/vmlinux");
-    cottage(&["run", "--kernel", &kernel, "--protocol", "pvh", "--", "cat", LOADER])
-        .expect_code(0)
-        .expect_stdout("144\n");
+    cottage(&[
+        "run",
+        "--kernel",
+        &kernel,
+        "--protocol",
+        "pvh",
+        "--",
+        "cat",
+        LOADER,
+    ])
+    .expect_code(0)
+    .expect_stdout("144\n");
 }
 
 #[test]
 fn bzimage_is_unpacked_on_the_host() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("tiny/bzImage");
-    cottage(&["run", "--kernel", &kernel, "--", "echo", "up"]).expect_code(0).expect_stdout("up\n");
+    cottage(&["run", "--kernel", &kernel, "--", "echo", "up"])
+        .expect_code(0)
+        .expect_stdout("up\n");
 }
 
 #[test]
 fn bzimage_unpacks_itself_in_the_guest() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("tiny/bzImage");
-    cottage(&["run", "--kernel", &kernel, "--unpack", "guest", "--", "echo", "up"])
-        .expect_code(0)
-        .expect_stdout("up\n");
+    cottage(&[
+        "run", "--kernel", &kernel, "--unpack", "guest", "--", "echo", "up",
+    ])
+    .expect_code(0)
+    .expect_stdout("up\n");
 }
 
 #[test]
 fn debians_stock_cloud_kernel_boots_to_our_init() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("debian-cloud/vmlinuz");
-    let run = cottage(&["run", "--kernel", &kernel, "--memory", "256M", "--", "uname", "-r"]);
+    let run = cottage(&[
+        "run", "--kernel", &kernel, "--memory", "256M", "--", "uname", "-r",
+    ]);
     let run = run.expect_code(0);
-    assert!(run.text().trim_end().ends_with("cloud-amd64"), "{}", run.text());
+    assert!(
+        run.text().trim_end().ends_with("cloud-amd64"),
+        "{}",
+        run.text()
+    );
 }
 
 #[test]
@@ -84,8 +114,12 @@ fn stock_kernel_powers_off_through_acpi() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("debian-cloud/vmlinuz");
     // busybox's own, by its name: it calls reboot(2) and leaves the rest to the kernel.
-    let words = ["run", "--kernel", &kernel, "--memory", "256M", "--", "busybox", "poweroff", "-f"];
-    cottage(&words).expect_code(114).expect_stderr("the guest powered off before");
+    let words = [
+        "run", "--kernel", &kernel, "--memory", "256M", "--", "busybox", "poweroff", "-f",
+    ];
+    cottage(&words)
+        .expect_code(114)
+        .expect_stderr("the guest powered off before");
 }
 
 fn processors(count: &str) {
@@ -116,18 +150,31 @@ fn guest_has_16_processors() {
 fn stock_kernel_finds_processors_by_acpi() {
     let Some(_) = linux_kvm() else { return };
     let kernel = image("debian-cloud/vmlinuz");
-    cottage(&["run", "--kernel", &kernel, "--memory", "256M", "--cpus", "2", "--", "nproc"])
-        .expect_code(0)
-        .expect_stdout("2\n");
+    cottage(&[
+        "run", "--kernel", &kernel, "--memory", "256M", "--cpus", "2", "--", "nproc",
+    ])
+    .expect_code(0)
+    .expect_stdout("2\n");
 }
 
 /// Total memory as Linux counts it, in MiB: less than the machine has, by kernel and firmware.
 #[track_caller]
 fn memory_is(size: &str, at_least_mib: u64, at_most_mib: u64) {
-    let words = ["run", "--memory", size, "--", "awk", "/MemTotal/ { print $2 }", "/proc/meminfo"];
+    let words = [
+        "run",
+        "--memory",
+        size,
+        "--",
+        "awk",
+        "/MemTotal/ { print $2 }",
+        "/proc/meminfo",
+    ];
     let run = cottage(&words).expect_code(0);
     let mib = run.text().trim().parse::<u64>().unwrap() / 1024;
-    assert!((at_least_mib..=at_most_mib).contains(&mib), "{mib} MiB of {size}");
+    assert!(
+        (at_least_mib..=at_most_mib).contains(&mib),
+        "{mib} MiB of {size}"
+    );
 }
 
 #[test]
@@ -151,20 +198,26 @@ fn guest_has_4_gib_around_the_gap() {
 #[test]
 fn script_from_a_pipe_runs_and_its_status_is_cottages() {
     let Some(_) = linux_kvm() else { return };
-    cottage_with_input(&["run"], b"echo one\nexit 3\n").expect_code(3).expect_stdout("one\n");
+    cottage_with_input(&["run"], b"echo one\nexit 3\n")
+        .expect_code(3)
+        .expect_stdout("one\n");
 }
 
 #[test]
 fn end_of_piped_stdin_ends_the_shell() {
     let Some(_) = linux_kvm() else { return };
-    cottage_with_input(&["run"], b"echo one").expect_code(0).expect_stdout("one\n");
+    cottage_with_input(&["run"], b"echo one")
+        .expect_code(0)
+        .expect_stdout("one\n");
 }
 
 #[test]
 fn binary_input_arrives_exactly() {
     let Some(_) = linux_kvm() else { return };
     // Every byte value, in every position relative to the others: 64 KiB.
-    let bytes: Vec<u8> = (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| a ^ b)).collect();
+    let bytes: Vec<u8> = (0..=u8::MAX)
+        .flat_map(|a| (0..=u8::MAX).map(move |b| a ^ b))
+        .collect();
     cottage_with_input(&["run", "--", "md5sum"], &bytes)
         .expect_code(0)
         .expect_stdout("61e9a4776a6396488e9c8509f4746549  -\n"); // by md5sum on a host
@@ -182,9 +235,16 @@ fn binary_output_arrives_exactly() {
 fn users_initramfs_runs_a_command_by_our_init() {
     let Some(_) = linux_kvm() else { return };
     let initramfs = image("initramfs.cpio");
-    cottage(&["run", "--initramfs", &initramfs, "--", "cat", "/proc/1/comm"])
-        .expect_code(0)
-        .expect_stdout("init\n");
+    cottage(&[
+        "run",
+        "--initramfs",
+        &initramfs,
+        "--",
+        "cat",
+        "/proc/1/comm",
+    ])
+    .expect_code(0)
+    .expect_stdout("init\n");
 }
 
 #[test]
@@ -212,10 +272,12 @@ fn kernel_panic_is_reported_with_its_line() {
 #[test]
 fn triple_fault_is_reported_with_registers() {
     let Some(_) = linux_kvm() else { return };
-    cottage(&["run", "--append", "reboot=t", "--", "busybox", "reboot", "-f"])
-        .expect_code(112)
-        .expect_stderr("triple fault")
-        .expect_stderr("rip 0x");
+    cottage(&[
+        "run", "--append", "reboot=t", "--", "busybox", "reboot", "-f",
+    ])
+    .expect_code(112)
+    .expect_stderr("triple fault")
+    .expect_stderr("rip 0x");
 }
 
 #[test]

@@ -3,6 +3,12 @@
 //! On a KVM nobody knows, the first rung that breaks tells where it stops. The rungs run on
 //! cottage's own layers (`kvm`, `memory`, `vcpu`), without Linux, on every back end.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 mod support;
 
 use std::sync::mpsc;
@@ -36,7 +42,11 @@ enum Seen {
 }
 
 fn out(port: u16, byte: u8) -> Seen {
-    Seen::Out { port, size: 1, data: vec![byte] }
+    Seen::Out {
+        port,
+        size: 1,
+        data: vec![byte],
+    }
 }
 
 /// A machine with 2 MiB of memory and one processor in real mode at [`CODE`].
@@ -65,7 +75,12 @@ impl Guest {
             segment.selector = 0;
         }
         vcpu.set_sregs(&sregs).unwrap();
-        let regs = kvm_regs { rip: CODE.0, rflags: 2, rsp: 0x7000, ..Default::default() };
+        let regs = kvm_regs {
+            rip: CODE.0,
+            rflags: 2,
+            rsp: 0x7000,
+            ..Default::default()
+        };
         vcpu.set_regs(&regs).unwrap();
         Self { vcpu, vm, memory }
     }
@@ -80,7 +95,10 @@ impl Guest {
 
     /// Runs until the guest halts, shuts down or does something unexpected; `answer` fills what
     /// the guest reads and sees every exit as it happens.
-    fn run(mut self, mut answer: impl FnMut(&Seen, &mut [u8]) + Send + 'static) -> (Vec<Seen>, Self) {
+    fn run(
+        mut self,
+        mut answer: impl FnMut(&Seen, &mut [u8]) + Send + 'static,
+    ) -> (Vec<Seen>, Self) {
         let (done, finished) = mpsc::channel();
         std::thread::spawn(move || {
             let mut all = Vec::new();
@@ -104,12 +122,36 @@ fn one_exit(vcpu: &mut Vcpu, answer: &mut impl FnMut(&Seen, &mut [u8])) -> Seen 
     loop {
         let (seen, data): (Seen, &mut [u8]) = match vcpu.run().unwrap() {
             VmExit::Interrupted => continue,
-            VmExit::PortOut { port, size, data } => {
-                (Seen::Out { port, size, data: data.to_vec() }, &mut [])
-            }
-            VmExit::PortIn { port, size, data } => (Seen::In { port, size, len: data.len() }, data),
-            VmExit::MmioRead { gpa, data } => (Seen::Load { gpa, len: data.len() }, data),
-            VmExit::MmioWrite { gpa, data } => (Seen::Store { gpa, data: data.to_vec() }, &mut []),
+            VmExit::PortOut { port, size, data } => (
+                Seen::Out {
+                    port,
+                    size,
+                    data: data.to_vec(),
+                },
+                &mut [],
+            ),
+            VmExit::PortIn { port, size, data } => (
+                Seen::In {
+                    port,
+                    size,
+                    len: data.len(),
+                },
+                data,
+            ),
+            VmExit::MmioRead { gpa, data } => (
+                Seen::Load {
+                    gpa,
+                    len: data.len(),
+                },
+                data,
+            ),
+            VmExit::MmioWrite { gpa, data } => (
+                Seen::Store {
+                    gpa,
+                    data: data.to_vec(),
+                },
+                &mut [],
+            ),
             VmExit::Halt => (Seen::Halt, &mut []),
             VmExit::Shutdown => (Seen::Shutdown, &mut []),
             other => (Seen::Other(format!("{other:?}")), &mut []),
@@ -153,8 +195,16 @@ fn rung_03_port_read_is_answered() {
     let (seen, _) = Guest::new(&code, false).run(|_, data| {
         data.copy_from_slice(&[0x34, 0x12][..data.len()]);
     });
-    let read = Seen::In { port: 0x40, size: 2, len: 2 };
-    let wrote = Seen::Out { port: 0x41, size: 2, data: vec![0x35, 0x12] };
+    let read = Seen::In {
+        port: 0x40,
+        size: 2,
+        len: 2,
+    };
+    let wrote = Seen::Out {
+        port: 0x41,
+        size: 2,
+        data: vec![0x35, 0x12],
+    };
     assert_eq!(seen, [read, wrote, Seen::Halt]);
 }
 
@@ -177,7 +227,11 @@ fn rung_04_string_output_keeps_size_and_every_element() {
     let mut all = Vec::new();
     for exit in seen {
         match exit {
-            Seen::Out { port: 0x3f8, size: 2, data } => all.extend(data),
+            Seen::Out {
+                port: 0x3f8,
+                size: 2,
+                data,
+            } => all.extend(data),
             other => panic!("{other:?}"),
         }
     }
@@ -203,7 +257,17 @@ fn rung_05_string_input_keeps_size_and_every_element() {
         }
     });
     assert_eq!(seen.pop(), Some(Seen::Halt));
-    assert!(seen.iter().all(|s| matches!(s, Seen::In { port: 0x3f8, size: 1, .. })), "{seen:?}");
+    assert!(
+        seen.iter().all(|s| matches!(
+            s,
+            Seen::In {
+                port: 0x3f8,
+                size: 1,
+                ..
+            }
+        )),
+        "{seen:?}"
+    );
     let mut data = [0; 5];
     guest.memory.read(GuestAddress(0x2000), &mut data).unwrap();
     assert_eq!(&data, b"abcd\0");
@@ -221,8 +285,14 @@ fn rung_06_mmio_store_and_load() {
     ];
     let guest = Guest::new(&code, false).with_data_at(0xd000_0000);
     let (seen, _) = guest.run(|_, data| data.fill(0x77));
-    let store = Seen::Store { gpa: 0xd000_0010, data: vec![0x34, 0x12] };
-    let load = Seen::Load { gpa: 0xd000_0020, len: 1 };
+    let store = Seen::Store {
+        gpa: 0xd000_0010,
+        data: vec![0x34, 0x12],
+    };
+    let load = Seen::Load {
+        gpa: 0xd000_0020,
+        len: 1,
+    };
     assert_eq!(seen, [store, load, out(0x41, 0x77), Seen::Halt]);
 }
 
@@ -231,7 +301,8 @@ fn rung_07_interrupt_through_irqfd() {
     let Some(_) = support::kvm() else { return };
     const GSI: u32 = 4;
     let code = [
-        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00, 0x00, // mov dword [0xf0], 0x1ff: APIC on
+        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00,
+        0x00, // mov dword [0xf0], 0x1ff: APIC on
         0xe6, 0x41, // out 0x41, al: ready
         0xfb, // sti
         0xf4, // hlt
@@ -244,9 +315,15 @@ fn rung_07_interrupt_through_irqfd() {
     ];
     let guest = Guest::new(&code, true).with_data_at(0xfee0_0000);
     guest.memory.write(GuestAddress(0x3000), &handler).unwrap();
-    guest.memory.write(GuestAddress(0x20 * 4), &[0x00, 0x30, 0, 0]).unwrap(); // vector 0x20
-    let mut route =
-        kvm_irq_routing_entry { gsi: GSI, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    guest
+        .memory
+        .write(GuestAddress(0x20 * 4), &[0x00, 0x30, 0, 0])
+        .unwrap(); // vector 0x20
+    let mut route = kvm_irq_routing_entry {
+        gsi: GSI,
+        type_: KVM_IRQ_ROUTING_MSI,
+        ..Default::default()
+    };
     route.u.msi.address_lo = 0xfee0_0000; // processor 0
     route.u.msi.data = 0x20;
     let routes = KvmIrqRouting::from_entries(&[route]).unwrap();
@@ -265,7 +342,8 @@ fn rung_07_interrupt_through_irqfd() {
 fn rung_08_message_to_the_local_apic() {
     let Some(_) = support::kvm() else { return };
     let code = [
-        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00, 0x00, // mov dword [0xf0], 0x1ff: APIC on
+        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00,
+        0x00, // mov dword [0xf0], 0x1ff: APIC on
         0xe6, 0x41, // out 0x41, al: ready
         0xfb, // sti
         0xe6, 0x42, // out 0x42, al: so that the run loop gets a look in
@@ -274,11 +352,21 @@ fn rung_08_message_to_the_local_apic() {
     let handler = [0xb0, 0xff, 0xe6, 0xff, 0xf4];
     let guest = Guest::new(&code, true).with_data_at(0xfee0_0000);
     guest.memory.write(GuestAddress(0x3000), &handler).unwrap();
-    guest.memory.write(GuestAddress(0x31 * 4), &[0x00, 0x30, 0, 0]).unwrap();
-    let Guest { mut vcpu, vm, memory } = guest;
+    guest
+        .memory
+        .write(GuestAddress(0x31 * 4), &[0x00, 0x30, 0, 0])
+        .unwrap();
+    let Guest {
+        mut vcpu,
+        vm,
+        memory,
+    } = guest;
     let mut answer = no_answer;
     assert_eq!(one_exit(&mut vcpu, &mut answer), out(0x41, 0));
-    assert!(vm.signal_msi(0xfee0_0000, 0x31).unwrap(), "no local APIC took it");
+    assert!(
+        vm.signal_msi(0xfee0_0000, 0x31).unwrap(),
+        "no local APIC took it"
+    );
     let (seen, _) = Guest { vcpu, vm, memory }.run(no_answer);
     assert_eq!(seen.last(), Some(&out(0xff, 0xff)), "{seen:?}");
 }
@@ -297,21 +385,41 @@ fn rung_09_protected_mode() {
     let protected = [
         0x66, 0xb8, 0x10, 0x00, // mov ax, 0x10
         0x8e, 0xd8, // mov ds, ax
-        0xb8, 0x78, 0x56, 0x34, 0x12, // mov eax, 0x12345678: an immediate only 32-bit code has
+        0xb8, 0x78, 0x56, 0x34,
+        0x12, // mov eax, 0x12345678: an immediate only 32-bit code has
         0xa3, 0x00, 0x00, 0x10, 0x00, // mov [0x100000], eax: beyond real mode's reach
         0xe7, 0x41, // out 0x41, eax
         0xf4, // hlt
     ];
     let guest = Guest::new(&code, false);
     let gdt = [0, 0x00cf_9b00_0000_ffff_u64, 0x00cf_9300_0000_ffff];
-    guest.memory.write(GuestAddress(0x2010), gdt.map(u64::to_le_bytes).as_flattened()).unwrap();
-    guest.memory.write(GuestAddress(0x2000), &[23, 0, 0x10, 0x20, 0, 0]).unwrap();
-    guest.memory.write(GuestAddress(0x3000), &protected).unwrap();
+    guest
+        .memory
+        .write(
+            GuestAddress(0x2010),
+            gdt.map(u64::to_le_bytes).as_flattened(),
+        )
+        .unwrap();
+    guest
+        .memory
+        .write(GuestAddress(0x2000), &[23, 0, 0x10, 0x20, 0, 0])
+        .unwrap();
+    guest
+        .memory
+        .write(GuestAddress(0x3000), &protected)
+        .unwrap();
     let (seen, guest) = guest.run(no_answer);
-    let wrote = Seen::Out { port: 0x41, size: 4, data: vec![0x78, 0x56, 0x34, 0x12] };
+    let wrote = Seen::Out {
+        port: 0x41,
+        size: 4,
+        data: vec![0x78, 0x56, 0x34, 0x12],
+    };
     assert_eq!(seen, [wrote, Seen::Halt]);
     let mut stored = [0; 4];
-    guest.memory.read(GuestAddress(0x10_0000), &mut stored).unwrap();
+    guest
+        .memory
+        .read(GuestAddress(0x10_0000), &mut stored)
+        .unwrap();
     assert_eq!(stored, [0x78, 0x56, 0x34, 0x12]);
 }
 
@@ -338,7 +446,11 @@ fn rung_10_pvh_entry_state() {
         0xf4, // hlt
     ];
     let (seen, _) = entered(Protocol::Pvh, &code).run(no_answer);
-    let info = Seen::Out { port: 0x41, size: 4, data: vec![0x00, 0x70, 0, 0] };
+    let info = Seen::Out {
+        port: 0x41,
+        size: 4,
+        data: vec![0x00, 0x70, 0, 0],
+    };
     assert_eq!(seen, [info, Seen::Halt]);
 }
 
@@ -359,9 +471,19 @@ fn rung_11_long_mode_with_our_page_tables() {
             *byte = value;
         }
     });
-    let info = Seen::Out { port: 0x41, size: 4, data: vec![0x00, 0x70, 0, 0] };
-    let load = Seen::Load { gpa: 0xd000_0000, len: 8 };
-    let store = Seen::Store { gpa: 0xd000_0000, data: vec![8, 7, 6, 5, 4, 3, 2, 1] };
+    let info = Seen::Out {
+        port: 0x41,
+        size: 4,
+        data: vec![0x00, 0x70, 0, 0],
+    };
+    let load = Seen::Load {
+        gpa: 0xd000_0000,
+        len: 8,
+    };
+    let store = Seen::Store {
+        gpa: 0xd000_0000,
+        data: vec![8, 7, 6, 5, 4, 3, 2, 1],
+    };
     assert_eq!(seen, [info, load, store, Seen::Halt]);
 }
 
@@ -369,7 +491,8 @@ fn rung_11_long_mode_with_our_page_tables() {
 fn rung_12_second_processor_starts_by_init_and_sipi() {
     let Some(_) = support::kvm() else { return };
     let code = [
-        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00, 0x00, // mov dword [0xf0], 0x1ff: APIC on
+        0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00,
+        0x00, // mov dword [0xf0], 0x1ff: APIC on
         0x66, 0xc7, 0x06, 0x00, 0x03, 0x00, 0x45, 0x0c, 0x00, // ICR: INIT to all but self
         0x66, 0xc7, 0x06, 0x00, 0x03, 0x08, 0x46, 0x0c, 0x00, // ICR: SIPI, page 8
         0xb0, 0xff, 0xe6, 0xff, // out 0xff, 0xff: done
@@ -386,7 +509,9 @@ fn rung_12_second_processor_starts_by_init_and_sipi() {
     });
     let (seen, _guest) = guest.run(no_answer);
     assert_eq!(seen, [out(0xff, 0xff)]);
-    let first = finished.recv_timeout(LIMIT).expect("the second processor never ran");
+    let first = finished
+        .recv_timeout(LIMIT)
+        .expect("the second processor never ran");
     assert_eq!(first, out(0x41, b'2'));
 }
 

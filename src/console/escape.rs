@@ -58,7 +58,8 @@ mod tests {
     use super::*;
 
     fn sort(parts: &[&[u8]]) -> (Vec<u8>, Vec<Command>) {
-        let (mut filter, mut guest, mut commands) = (KeyFilter::default(), VecDeque::new(), Vec::new());
+        let (mut filter, mut guest, mut commands) =
+            (KeyFilter::default(), VecDeque::new(), Vec::new());
         for part in parts {
             commands.extend(filter.sort(part, &mut guest));
         }
@@ -72,7 +73,10 @@ mod tests {
 
     #[test]
     fn ctrl_a_is_remembered_across_reads() {
-        assert_eq!(sort(&[b"a\x01", b"xb"]), (b"ab".to_vec(), vec![Command::Quit]));
+        assert_eq!(
+            sort(&[b"a\x01", b"xb"]),
+            (b"ab".to_vec(), vec![Command::Quit])
+        );
     }
 
     #[test]
@@ -87,6 +91,9 @@ mod tests {
 
     #[test]
     fn help_and_status_are_commands() {
-        assert_eq!(sort(&[b"\x01h\x01s\x01?"]).1, [Command::Help, Command::Status, Command::Help]);
+        assert_eq!(
+            sort(&[b"\x01h\x01s\x01?"]).1,
+            [Command::Help, Command::Status, Command::Help]
+        );
     }
 }

@@ -104,7 +104,9 @@ impl Output {
     /// Waits up to `timeout` for the reader; true when it takes bytes again.
     pub fn wait(&self, timeout: &Timespec) -> bool {
         // A second handle, so that the lock is not held while waiting.
-        let Ok(fd) = self.lock().sink.fd().try_clone_to_owned() else { return true };
+        let Ok(fd) = self.lock().sink.fd().try_clone_to_owned() else {
+            return true;
+        };
         let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
         !matches!(rustix::event::poll(&mut fds, Some(timeout)), Ok(0))
     }
@@ -197,7 +199,11 @@ impl Sink {
                 let n = bytes.len().min(*room);
                 taken.extend_from_slice(&bytes[..n]);
                 *room -= n;
-                if n == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+                if n == 0 {
+                    Err(io::ErrorKind::WouldBlock.into())
+                } else {
+                    Ok(n)
+                }
             }
         }
     }
@@ -215,15 +221,24 @@ impl Sink {
 /// A description of our own for what stdout is.
 fn reopen_stdout() -> Option<File> {
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc/self/fd/1", flags, Mode::empty()).ok().map(File::from)
+    rustix::fs::open("/proc/self/fd/1", flags, Mode::empty())
+        .ok()
+        .map(File::from)
 }
 
 /// Writes `text` to stderr as cottage's own words, each line marked as such.
 ///
 /// In raw mode a newline alone would not return the carriage.
 pub fn say(text: &str) {
-    let end = if super::terminal::is_raw() { "\r\n" } else { "\n" };
-    let message: String = text.lines().map(|line| format!("cottage: {line}{end}")).collect();
+    let end = if super::terminal::is_raw() {
+        "\r\n"
+    } else {
+        "\n"
+    };
+    let message: String = text
+        .lines()
+        .map(|line| format!("cottage: {line}{end}"))
+        .collect();
     // Unbuffered and in one piece. If stderr is gone there is nobody left to tell.
     let mut stderr = ManuallyDrop::new(io::stderr());
     let _nobody_listens = stderr.write_all(message.as_bytes());
@@ -234,7 +249,10 @@ mod tests {
     use super::*;
 
     fn memory(room: usize) -> Output {
-        Output::to(Sink::Memory { taken: Vec::new(), room })
+        Output::to(Sink::Memory {
+            taken: Vec::new(),
+            room,
+        })
     }
 
     fn taken(output: &Output) -> Vec<u8> {
@@ -294,7 +312,14 @@ mod tests {
     #[test]
     fn panic_is_seen_even_while_nobody_reads() {
         let output = memory(0);
-        assert!(b"Kernel panic - not syncing: x\n".iter().all(|b| output.push(*b)));
-        assert_eq!(output.panic_line().unwrap(), "Kernel panic - not syncing: x");
+        assert!(
+            b"Kernel panic - not syncing: x\n"
+                .iter()
+                .all(|b| output.push(*b))
+        );
+        assert_eq!(
+            output.panic_line().unwrap(),
+            "Kernel panic - not syncing: x"
+        );
     }
 }

@@ -64,7 +64,10 @@ mod tests {
     #[test]
     fn panic_line_is_kept_to_its_end() {
         let text = b"[    1.0] KKernel panic - not syncing: No init found.\r\nmore";
-        assert_eq!(watch(text).unwrap(), "Kernel panic - not syncing: No init found.");
+        assert_eq!(
+            watch(text).unwrap(),
+            "Kernel panic - not syncing: No init found."
+        );
     }
 
     #[test]

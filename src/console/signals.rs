@@ -6,7 +6,10 @@
 //!
 //! Source: signalfd(2). An alternative, a handler that writes to a pipe, needs as much unsafe
 //! code and a place to run it in.
-#![expect(unsafe_code, reason = "signalfd(2) and sigset_t have no safe wrapper here")]
+#![expect(
+    unsafe_code,
+    reason = "signalfd(2) and sigset_t have no safe wrapper here"
+)]
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -65,7 +68,10 @@ impl Signals {
         // struct signalfd_siginfo starts with the number, 32 bits, native order.
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let n = self.0.read(&mut info).ok()?;
-        let number = info.get(..n)?.first_chunk().map(|b| u32::from_ne_bytes(*b))?;
+        let number = info
+            .get(..n)?
+            .first_chunk()
+            .map(|b| u32::from_ne_bytes(*b))?;
         let signal = libc::c_int::try_from(number).ok()?;
         match signal {
             libc::SIGTSTP => Some(Event::Stop),

@@ -73,7 +73,10 @@ pub fn restore() {
 
 /// Whether raw mode is on.
 pub fn is_raw() -> bool {
-    ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    ORIGINAL
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_some()
 }
 
 /// Makes a panic of any thread restore the terminal, say what happened and end the process.

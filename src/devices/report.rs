@@ -51,7 +51,10 @@ struct Marks {
 impl MarkPort {
     /// A port that wakes the event loop, which may wait for a stage.
     pub fn new(control: Arc<Control>) -> Self {
-        Self { marks: Mutex::default(), control }
+        Self {
+            marks: Mutex::default(),
+            control,
+        }
     }
 
     /// Marks so far, oldest first, and how many more came than are kept.
@@ -62,7 +65,10 @@ impl MarkPort {
 
     /// Whether the guest has marked `stage`.
     pub fn reached(&self, stage: u8) -> bool {
-        lock(&self.marks).kept.iter().any(|mark| mark.stage == stage)
+        lock(&self.marks)
+            .kept
+            .iter()
+            .any(|mark| mark.stage == stage)
     }
 }
 
@@ -77,7 +83,10 @@ impl PortDevice for MarkPort {
         if offset == 0 {
             let mut marks = lock(&self.marks);
             if marks.kept.len() < MAX_MARKS {
-                marks.kept.push(Mark { stage: value, at: Instant::now() });
+                marks.kept.push(Mark {
+                    stage: value,
+                    at: Instant::now(),
+                });
             } else {
                 marks.dropped += 1;
             }
@@ -101,7 +110,11 @@ impl StatusPort {
 
 impl PortDevice for StatusPort {
     fn read(&self, offset: u16) -> u8 {
-        if offset == 0 { self.status().unwrap_or(0) } else { 0 }
+        if offset == 0 {
+            self.status().unwrap_or(0)
+        } else {
+            0
+        }
     }
 
     fn write(&self, offset: u16, value: u8) -> Option<Request> {
@@ -132,7 +145,10 @@ mod tests {
 
     #[test]
     fn upper_bytes_of_a_wide_write_are_ignored() {
-        let (marks, status) = (MarkPort::new(Arc::new(Control::new().unwrap())), StatusPort::default());
+        let (marks, status) = (
+            MarkPort::new(Arc::new(Control::new().unwrap())),
+            StatusPort::default(),
+        );
         for (offset, byte) in (0..).zip([7, 1, 2, 3]) {
             assert_eq!(marks.write(offset, byte), None);
             assert_eq!(status.write(offset, byte), None);

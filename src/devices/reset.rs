@@ -35,6 +35,10 @@ mod tests {
         assert_eq!(ResetLine.write(COMMAND, PULSE_RESET), Some(Request::Reset));
         assert_eq!(ResetLine.write(COMMAND, 0xd1), None);
         assert_eq!(ResetLine.write(0, PULSE_RESET), None);
-        assert_eq!(ResetLine.write(1, PULSE_RESET), None, "port 0x61 is the speaker's");
+        assert_eq!(
+            ResetLine.write(1, PULSE_RESET),
+            None,
+            "port 0x61 is the speaker's"
+        );
     }
 }

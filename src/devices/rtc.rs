@@ -53,7 +53,10 @@ struct State {
 impl Rtc {
     /// A clock with empty CMOS memory.
     pub fn new() -> Self {
-        Self(Mutex::new(State { index: 0, cmos: [0; 128] }))
+        Self(Mutex::new(State {
+            index: 0,
+            cmos: [0; 128],
+        }))
     }
 }
 
@@ -69,8 +72,14 @@ impl PortDevice for Rtc {
         if offset == INDEX {
             return state.index;
         }
-        let stored = state.cmos.get(usize::from(state.index)).copied().unwrap_or(0);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let stored = state
+            .cmos
+            .get(usize::from(state.index))
+            .copied()
+            .unwrap_or(0);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs());
         register(state.index, now).unwrap_or(stored)
     }
 
@@ -131,9 +140,17 @@ impl Date {
             (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let march_month = (5 * day_of_year + 2) / 153;
-        let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+        let month = if march_month < 10 {
+            march_month + 3
+        } else {
+            march_month - 9
+        };
         let year = era * 400 + year_of_era + u64::from(month <= 2);
-        Self { year, month, day: day_of_year - (153 * march_month + 2) / 5 + 1 }
+        Self {
+            year,
+            month,
+            day: day_of_year - (153 * march_month + 2) / 5 + 1,
+        }
     }
 }
 
@@ -155,8 +172,14 @@ mod tests {
     fn registers_are_bcd() {
         let at = 1_795_219_200 + 23 * 3600 + 59 * 60 + 58; // Saturday 2026-11-21 23:59:58
         let read = |index| register(index, at).unwrap();
-        assert_eq!([read(HOURS), read(MINUTES), read(SECONDS)], [0x23, 0x59, 0x58]);
-        assert_eq!([read(CENTURY), read(YEAR), read(MONTH), read(DAY)], [0x20, 0x26, 0x11, 0x21]);
+        assert_eq!(
+            [read(HOURS), read(MINUTES), read(SECONDS)],
+            [0x23, 0x59, 0x58]
+        );
+        assert_eq!(
+            [read(CENTURY), read(YEAR), read(MONTH), read(DAY)],
+            [0x20, 0x26, 0x11, 0x21]
+        );
         assert_eq!(read(WEEKDAY), 7);
     }
 

@@ -32,14 +32,16 @@ pub struct SerialPort {
 
 impl SerialPort {
     /// A port whose interrupts arrive at pin `gsi`.
-    pub fn new(
-        ioapic: Arc<IoApic>,
-        gsi: u32,
-        output: Arc<Output>,
-        control: Arc<Control>,
-    ) -> Self {
+    pub fn new(ioapic: Arc<IoApic>, gsi: u32, output: Arc<Output>, control: Arc<Control>) -> Self {
         let uart = Mutex::new(Uart::new());
-        Self { uart, ioapic, gsi, output, control, sender_waits: AtomicBool::new(false) }
+        Self {
+            uart,
+            ioapic,
+            gsi,
+            output,
+            control,
+            sender_waits: AtomicBool::new(false),
+        }
     }
 
     /// Gives typed bytes to the guest; returns how many it took.
@@ -48,7 +50,8 @@ impl SerialPort {
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut uart = lock(&self.uart);
         let taken = uart.receive(bytes);
-        self.sender_waits.store(taken < bytes.len(), Ordering::Relaxed);
+        self.sender_waits
+            .store(taken < bytes.len(), Ordering::Relaxed);
         self.update_pin(&uart);
         taken
     }

@@ -182,13 +182,20 @@ impl Uart {
         } else {
             self.ier & IER_RECEIVED == 0
         };
-        if held || self.loopback() { 0 } else { self.rx_capacity().saturating_sub(self.rx.len()) }
+        if held || self.loopback() {
+            0
+        } else {
+            self.rx_capacity().saturating_sub(self.rx.len())
+        }
     }
 
     /// Takes bytes from the wire, as many as there is room for; returns how many.
     pub fn receive(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.receiver_room());
-        self.rx.extend(bytes.iter().take(n).map(|&byte| Received { byte, is_break: false }));
+        self.rx.extend(bytes.iter().take(n).map(|&byte| Received {
+            byte,
+            is_break: false,
+        }));
         n
     }
 
@@ -197,7 +204,10 @@ impl Uart {
     pub fn receive_break(&mut self) -> bool {
         let room = self.receiver_room() > 0;
         if room {
-            self.rx.push_back(Received { byte: 0, is_break: true });
+            self.rx.push_back(Received {
+                byte: 0,
+                is_break: true,
+            });
         }
         room
     }
@@ -230,7 +240,10 @@ impl Uart {
         self.thr_empty_pending = false;
         if self.loopback() {
             if self.rx.len() < self.rx_capacity() {
-                self.rx.push_back(Received { byte, is_break: false });
+                self.rx.push_back(Received {
+                    byte,
+                    is_break: false,
+                });
             } else {
                 self.overrun = true;
             }
@@ -272,11 +285,20 @@ impl Uart {
             // Reading it is the acknowledgement. [ns] table IV
             self.thr_empty_pending = false;
         }
-        pending | if self.fifo_enabled { IIR_FIFO_ENABLED } else { 0 }
+        pending
+            | if self.fifo_enabled {
+                IIR_FIFO_ENABLED
+            } else {
+                0
+            }
     }
 
     fn line_status(&mut self) -> u8 {
-        let mut status = if self.tx.is_empty() { LSR_THR_EMPTY | LSR_IDLE } else { 0 };
+        let mut status = if self.tx.is_empty() {
+            LSR_THR_EMPTY | LSR_IDLE
+        } else {
+            0
+        };
         if let Some(head) = self.rx.front_mut() {
             status |= LSR_DATA_READY;
             if head.is_break {
@@ -297,9 +319,16 @@ impl Uart {
             return MSR_CTS | MSR_DSR | MSR_DCD;
         }
         // [ns] 8.8: in loopback the modem control outputs drive the modem status inputs.
-        let wires =
-            [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)];
-        wires.iter().filter(|(out, _)| self.mcr & out != 0).fold(0, |msr, (_, input)| msr | input)
+        let wires = [
+            (MCR_RTS, MSR_CTS),
+            (MCR_DTR, MSR_DSR),
+            (MCR_OUT1, MSR_RI),
+            (MCR_OUT2, MSR_DCD),
+        ];
+        wires
+            .iter()
+            .filter(|(out, _)| self.mcr & out != 0)
+            .fold(0, |msr, (_, input)| msr | input)
     }
 }
 
@@ -432,7 +461,10 @@ mod tests {
         assert_eq!(uart.read(LSR) & LSR_BREAK, 0, "belongs to the second byte");
         assert_eq!(uart.read(DATA), b'a');
         assert_eq!(uart.read(IIR_FCR) & 0x0f, IIR_LINE_STATUS);
-        assert_eq!(uart.read(LSR) & (LSR_BREAK | LSR_DATA_READY), LSR_BREAK | LSR_DATA_READY);
+        assert_eq!(
+            uart.read(LSR) & (LSR_BREAK | LSR_DATA_READY),
+            LSR_BREAK | LSR_DATA_READY
+        );
         assert_eq!(uart.read(LSR) & LSR_BREAK, 0, "clears when read");
         assert_eq!(uart.read(DATA), 0);
     }
@@ -441,7 +473,11 @@ mod tests {
     fn loopback_feeds_the_receiver_and_the_modem_status() {
         let mut uart = opened();
         uart.write(MCR, MCR_LOOP | MCR_OUT2 | MCR_RTS);
-        assert_eq!(uart.read(MSR), MSR_DCD | MSR_CTS, "what Linux's autoconfig looks for");
+        assert_eq!(
+            uart.read(MSR),
+            MSR_DCD | MSR_CTS,
+            "what Linux's autoconfig looks for"
+        );
         uart.write(DATA, 0x55);
         assert_eq!(uart.outgoing(), None);
         assert_eq!(uart.read(DATA), 0x55);

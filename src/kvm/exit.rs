@@ -5,7 +5,10 @@
 //! four ports, the second one port four times. Hence our own decoding.
 //!
 //! Source: `[kvm]` section 5, "The kvm_run structure".
-#![expect(unsafe_code, reason = "reads the union in kvm_run that exit_reason selects")]
+#![expect(
+    unsafe_code,
+    reason = "reads the union in kvm_run that exit_reason selects"
+)]
 
 use std::slice;
 
@@ -110,13 +113,24 @@ pub(super) fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: exit_reason KVM_EXIT_FAIL_ENTRY selects `fail_entry`; all bits are valid.
             let entry = unsafe { run.__bindgen_anon_1.fail_entry };
-            VmExit::FailedEntry { reason: entry.hardware_entry_failure_reason, cpu: entry.cpu }
+            VmExit::FailedEntry {
+                reason: entry.hardware_entry_failure_reason,
+                cpu: entry.cpu,
+            }
         }
         KVM_EXIT_INTERNAL_ERROR => {
             // SAFETY: exit_reason KVM_EXIT_INTERNAL_ERROR selects `internal`; all bits are valid.
             let internal = unsafe { run.__bindgen_anon_1.internal };
-            let data = internal.data.iter().take(internal.ndata as usize).copied().collect();
-            VmExit::InternalError { suberror: internal.suberror, data }
+            let data = internal
+                .data
+                .iter()
+                .take(internal.ndata as usize)
+                .copied()
+                .collect();
+            VmExit::InternalError {
+                suberror: internal.suberror,
+                data,
+            }
         }
         reason => VmExit::Unknown { reason },
     }
@@ -129,7 +143,9 @@ fn decode_port(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
     let offset = usize::try_from(io.data_offset).unwrap_or(usize::MAX);
     if offset.checked_add(len).is_none_or(|end| end > run_size) {
         // KVM does not do this. Should it ever, the run ends with a report, not with a bad read.
-        return VmExit::Unknown { reason: KVM_EXIT_IO };
+        return VmExit::Unknown {
+            reason: KVM_EXIT_IO,
+        };
     }
     let start = std::ptr::from_mut(run).cast::<u8>();
     // SAFETY: offset <= run_size, checked above, so the sum stays inside the mapping.
@@ -139,9 +155,17 @@ fn decode_port(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
     // keeps the vCPU from running while the slice lives, so nobody else writes it.
     let data = unsafe { slice::from_raw_parts_mut(data, len) };
     if u32::from(io.direction) == KVM_EXIT_IO_OUT {
-        VmExit::PortOut { port: io.port, size: io.size, data }
+        VmExit::PortOut {
+            port: io.port,
+            size: io.size,
+            data,
+        }
     } else {
-        VmExit::PortIn { port: io.port, size: io.size, data }
+        VmExit::PortIn {
+            port: io.port,
+            size: io.size,
+            data,
+        }
     }
 }
 
@@ -151,9 +175,15 @@ fn decode_mmio(run: &mut kvm_run) -> VmExit<'_> {
     let len = (mmio.len as usize).min(mmio.data.len());
     let data = mmio.data.split_at_mut(len).0;
     if mmio.is_write == 0 {
-        VmExit::MmioRead { gpa: mmio.phys_addr, data }
+        VmExit::MmioRead {
+            gpa: mmio.phys_addr,
+            data,
+        }
     } else {
-        VmExit::MmioWrite { gpa: mmio.phys_addr, data }
+        VmExit::MmioWrite {
+            gpa: mmio.phys_addr,
+            data,
+        }
     }
 }
 
@@ -186,7 +216,11 @@ mod tests {
         run.__bindgen_anon_1.io.port = 0x3f8;
         run.__bindgen_anon_1.io.data_offset = 4096;
         match decode(run, 3 * 4096) {
-            VmExit::PortOut { port: 0x3f8, size: 1, data } => assert_eq!(data, b"abcd"),
+            VmExit::PortOut {
+                port: 0x3f8,
+                size: 1,
+                data,
+            } => assert_eq!(data, b"abcd"),
             other => panic!("{other:?}"),
         }
     }
@@ -199,7 +233,12 @@ mod tests {
         run.__bindgen_anon_1.io.size = 4;
         run.__bindgen_anon_1.io.count = u32::MAX;
         run.__bindgen_anon_1.io.data_offset = 4096;
-        assert!(matches!(decode(run, 3 * 4096), VmExit::Unknown { reason: KVM_EXIT_IO }));
+        assert!(matches!(
+            decode(run, 3 * 4096),
+            VmExit::Unknown {
+                reason: KVM_EXIT_IO
+            }
+        ));
     }
 
     #[test]

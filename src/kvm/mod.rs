@@ -8,7 +8,10 @@
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
 //! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12.
 //! Read next: [`exit`], then [`crate::memory`].
-#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest")]
+#![expect(
+    unsafe_code,
+    reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest"
+)]
 
 mod exit;
 
@@ -64,7 +67,11 @@ fn failed(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
 }
 
 fn failed_at(ioctl: &'static str, detail: String) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |error| Error::Ioctl { ioctl, detail, source: io::Error::from_raw_os_error(error.errno()) }
+    move |error| Error::Ioctl {
+        ioctl,
+        detail,
+        source: io::Error::from_raw_os_error(error.errno()),
+    }
 }
 
 /// The system: `/dev/kvm`.
@@ -94,7 +101,11 @@ impl Kvm {
     /// [`Error::TooManyVcpus`] with both numbers.
     pub fn check_vcpus(&self, wanted: u32) -> Result<(), Error> {
         let max = self.fd.get_max_vcpus();
-        if wanted as usize > max { Err(Error::TooManyVcpus { wanted, max }) } else { Ok(()) }
+        if wanted as usize > max {
+            Err(Error::TooManyVcpus { wanted, max })
+        } else {
+            Ok(())
+        }
     }
 
     /// Creates an empty machine: no memory, no processors, no interrupt controllers.
@@ -163,7 +174,9 @@ impl Vm {
             .set_identity_map_address(KVM_IDENTITY_MAP.0)
             .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
         let tss = usize::try_from(KVM_TSS.0).unwrap_or(usize::MAX);
-        self.fd.set_tss_address(tss).map_err(failed("KVM_SET_TSS_ADDR"))
+        self.fd
+            .set_tss_address(tss)
+            .map_err(failed("KVM_SET_TSS_ADDR"))
     }
 
     /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
@@ -174,9 +187,14 @@ impl Vm {
     /// # Errors
     /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
     pub fn split_irqchip(&self) -> Result<(), Error> {
-        let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
         cap.args[0] = u64::from(IOAPIC_PINS);
-        self.fd.enable_cap(&cap).map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
+        self.fd
+            .enable_cap(&cap)
+            .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
     }
 
     /// Creates processor `id`; its local APIC gets the same number.
@@ -188,7 +206,10 @@ impl Vm {
             .fd
             .create_vcpu(u64::from(id))
             .map_err(failed_at("KVM_CREATE_VCPU", format!(" for vCPU {id}")))?;
-        Ok(Vcpu { fd, run_size: self.fd.run_size() })
+        Ok(Vcpu {
+            fd,
+            run_size: self.fd.run_size(),
+        })
     }
 
     /// Delivers one message-signalled interrupt to the local APICs.
@@ -201,8 +222,16 @@ impl Vm {
     pub fn signal_msi(&self, address: u64, data: u32) -> Result<bool, Error> {
         // The address is 32 bits plus, with x2APIC, high destination bits: two halves in the ABI.
         let [low, high] = halves(address);
-        let msi = kvm_msi { address_lo: low, address_hi: high, data, ..Default::default() };
-        self.fd.signal_msi(msi).map(|taken| taken > 0).map_err(failed("KVM_SIGNAL_MSI"))
+        let msi = kvm_msi {
+            address_lo: low,
+            address_hi: high,
+            data,
+            ..Default::default()
+        };
+        self.fd
+            .signal_msi(msi)
+            .map(|taken| taken > 0)
+            .map_err(failed("KVM_SIGNAL_MSI"))
     }
 
     /// The kvm-ioctls handle, for code that needs a call this chapter does not wrap.
@@ -222,7 +251,10 @@ impl MsiSink for Vm {
 /// Low and high 32 bits.
 fn halves(value: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 /// One processor.

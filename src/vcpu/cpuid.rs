@@ -86,7 +86,11 @@ pub fn for_machine(mut cpuid: CpuId, machine: Machine) -> CpuId {
 fn with_topology_levels(cpuid: &CpuId, vcpus: u32) -> CpuId {
     let is_topology = |function| function == TOPOLOGY || function == TOPOLOGY_V2;
     let old = cpuid.as_slice();
-    let mut entries: Vec<_> = old.iter().filter(|e| !is_topology(e.function)).copied().collect();
+    let mut entries: Vec<_> = old
+        .iter()
+        .filter(|e| !is_topology(e.function))
+        .copied()
+        .collect();
     let max_leaf = old.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
     for function in [TOPOLOGY, TOPOLOGY_V2] {
         if function <= max_leaf {
@@ -137,7 +141,9 @@ fn id_bits(count: u32) -> u32 {
 fn extended_state_is_consistent(entries: &[kvm_cpuid_entry2]) -> bool {
     const LEGACY_AND_HEADER: u32 = 512 + 64;
     let leaf = |index| {
-        entries.iter().find(|e| e.function == EXTENDED_STATE && e.index == index)
+        entries
+            .iter()
+            .find(|e| e.function == EXTENDED_STATE && e.index == index)
     };
     let Some(main) = leaf(0) else { return true };
     let end = (2..32)
@@ -152,13 +158,25 @@ mod tests {
     use super::*;
 
     fn entry(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        }
     }
 
     fn host() -> CpuId {
         CpuId::from_entries(&[
             entry(0, 0, [0x1f, 0, 0, 0]),
-            entry(FEATURES, 0, [0, 0x1234_5678, FEATURES_ECX_XSAVE, FEATURES_EDX_HTT]),
+            entry(
+                FEATURES,
+                0,
+                [0, 0x1234_5678, FEATURES_ECX_XSAVE, FEATURES_EDX_HTT],
+            ),
             entry(CACHES, 0, [0xffff_c121, 0, 0, 0]),
             entry(CACHES, 1, [0, 0, 0, 0]),
             entry(TOPOLOGY, 0, [1, 2, 0x100, 9]),
@@ -171,19 +189,41 @@ mod tests {
     }
 
     fn leaf(cpuid: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
-        *cpuid.as_slice().iter().find(|e| e.function == function && e.index == index).unwrap()
+        *cpuid
+            .as_slice()
+            .iter()
+            .find(|e| e.function == function && e.index == index)
+            .unwrap()
     }
 
     fn machine(vcpus: u32) -> CpuId {
-        for_machine(host(), Machine { vcpus, tsc_deadline: true })
+        for_machine(
+            host(),
+            Machine {
+                vcpus,
+                tsc_deadline: true,
+            },
+        )
     }
 
     #[test]
     fn guest_sees_a_hypervisor_and_the_deadline_timer() {
         let features = leaf(&machine(1), FEATURES, 0);
-        assert_eq!(features.ecx & (FEATURES_ECX_HYPERVISOR | FEATURES_ECX_TSC_DEADLINE), 0x8100_0000);
-        let without = for_machine(host(), Machine { vcpus: 1, tsc_deadline: false });
-        assert_eq!(leaf(&without, FEATURES, 0).ecx & FEATURES_ECX_TSC_DEADLINE, 0);
+        assert_eq!(
+            features.ecx & (FEATURES_ECX_HYPERVISOR | FEATURES_ECX_TSC_DEADLINE),
+            0x8100_0000
+        );
+        let without = for_machine(
+            host(),
+            Machine {
+                vcpus: 1,
+                tsc_deadline: false,
+            },
+        );
+        assert_eq!(
+            leaf(&without, FEATURES, 0).ecx & FEATURES_ECX_TSC_DEADLINE,
+            0
+        );
     }
 
     #[test]
@@ -204,25 +244,42 @@ mod tests {
         assert_eq!((core.eax, core.ebx, core.ecx), (3, 5, 0x201));
         assert_eq!(leaf(&cpuid, AMD_SIZES, 0).ecx, 0x3004);
         assert_eq!(leaf(&cpuid, CACHES, 0).eax, 4 << 26 | 0x0121);
-        assert_eq!(leaf(&cpuid, CACHES, 1).eax, 0, "the end of the cache list stays the end");
+        assert_eq!(
+            leaf(&cpuid, CACHES, 1).eax,
+            0,
+            "the end of the cache list stays the end"
+        );
     }
 
     #[test]
     fn one_processor_has_no_hyper_threading() {
         assert_eq!(leaf(&machine(1), FEATURES, 0).edx & FEATURES_EDX_HTT, 0);
-        assert_eq!(leaf(&machine(2), FEATURES, 0).edx & FEATURES_EDX_HTT, FEATURES_EDX_HTT);
+        assert_eq!(
+            leaf(&machine(2), FEATURES, 0).edx & FEATURES_EDX_HTT,
+            FEATURES_EDX_HTT
+        );
     }
 
     #[test]
     fn xsave_is_hidden_only_if_its_description_cannot_be_right() {
         assert_ne!(leaf(&machine(1), FEATURES, 0).ecx & FEATURES_ECX_XSAVE, 0);
         let mut broken = host();
-        broken.as_mut_slice().iter_mut().filter(|e| e.function == EXTENDED_STATE).for_each(|e| {
-            if e.index == 0 {
-                e.ecx = 576;
-            }
-        });
-        let cpuid = for_machine(broken, Machine { vcpus: 1, tsc_deadline: true });
+        broken
+            .as_mut_slice()
+            .iter_mut()
+            .filter(|e| e.function == EXTENDED_STATE)
+            .for_each(|e| {
+                if e.index == 0 {
+                    e.ecx = 576;
+                }
+            });
+        let cpuid = for_machine(
+            broken,
+            Machine {
+                vcpus: 1,
+                tsc_deadline: true,
+            },
+        );
         assert_eq!(leaf(&cpuid, FEATURES, 0).ecx & FEATURES_ECX_XSAVE, 0);
     }
 }

@@ -98,7 +98,11 @@ fn code_at(memory: &GuestMemory, gpa: GuestAddress) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+    bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Guest-virtual to guest-physical, by walking the guest's own tables.
@@ -121,7 +125,12 @@ fn translate(sregs: &kvm_sregs, memory: &GuestMemory, address: u64) -> Option<Gu
     for level in (0..4_u32).rev() {
         let shift = 12 + 9 * level;
         let mut entry = [0; 8];
-        memory.read(GuestAddress(table + (address >> shift & 0x1ff) * 8), &mut entry).ok()?;
+        memory
+            .read(
+                GuestAddress(table + (address >> shift & 0x1ff) * 8),
+                &mut entry,
+            )
+            .ok()?;
         let entry = u64::from_le_bytes(entry);
         if entry & PRESENT == 0 {
             return None;
@@ -164,7 +173,10 @@ mod tests {
         state.write_tables(&memory).unwrap();
         let mut sregs = kvm_sregs::default();
         state.apply(&mut sregs);
-        assert_eq!(translate(&sregs, &memory, 0x12_3456), Some(GuestAddress(0x12_3456)));
+        assert_eq!(
+            translate(&sregs, &memory, 0x12_3456),
+            Some(GuestAddress(0x12_3456))
+        );
         assert_eq!(translate(&sregs, &memory, 0xffff_8000_0000_0000), None);
         sregs.cr3 = u64::MAX;
         assert_eq!(translate(&sregs, &memory, 0), None, "tables outside RAM");

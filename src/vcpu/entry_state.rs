@@ -63,12 +63,21 @@ impl EntryState {
     /// The state that `protocol` prescribes for a kernel entered at `entry` whose boot
     /// information is at `info`.
     pub fn new(protocol: Protocol, entry: GuestAddress, info: GuestAddress) -> Self {
-        let regs = kvm_regs { rip: entry.0, rflags: RFLAGS, ..Default::default() };
+        let regs = kvm_regs {
+            rip: entry.0,
+            rflags: RFLAGS,
+            ..Default::default()
+        };
         match protocol {
             Protocol::Linux64 => Self {
                 // [boot]: %rsi holds the address of struct boot_params. A stack is not promised,
                 // but costs nothing.
-                regs: kvm_regs { rsi: info.0, rsp: BOOT_STACK.0, rbp: BOOT_STACK.0, ..regs },
+                regs: kvm_regs {
+                    rsi: info.0,
+                    rsp: BOOT_STACK.0,
+                    rbp: BOOT_STACK.0,
+                    ..regs
+                },
                 code: code_segment(true),
                 data: data_segment(),
                 task: task_segment(),
@@ -80,7 +89,10 @@ impl EntryState {
             },
             Protocol::Pvh => Self {
                 // [pvh]: %ebx holds the address of the start info, cr0 only PE, cr4 zero.
-                regs: kvm_regs { rbx: info.0, ..regs },
+                regs: kvm_regs {
+                    rbx: info.0,
+                    ..regs
+                },
                 code: code_segment(false),
                 data: data_segment(),
                 task: task_segment(),
@@ -101,13 +113,21 @@ impl EntryState {
     /// Changes `sregs`, as KVM resets them, to this state. The local APIC base stays KVM's.
     pub fn apply(&self, sregs: &mut kvm_sregs) {
         sregs.cs = self.code;
-        for segment in
-            [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss]
-        {
+        for segment in [
+            &mut sregs.ds,
+            &mut sregs.es,
+            &mut sregs.fs,
+            &mut sregs.gs,
+            &mut sregs.ss,
+        ] {
             *segment = self.data;
         }
         sregs.tr = self.task;
-        sregs.gdt = kvm_dtable { base: BOOT_GDT.0, limit: GDT_LIMIT, padding: [0; 3] };
+        sregs.gdt = kvm_dtable {
+            base: BOOT_GDT.0,
+            limit: GDT_LIMIT,
+            padding: [0; 3],
+        };
         // No interrupt table: an exception before the kernel has its own is a triple fault,
         // which ends the run with a report.
         sregs.idt = kvm_dtable::default();
@@ -122,7 +142,13 @@ impl EntryState {
     /// # Errors
     /// When guest memory is too small to hold them.
     pub fn write_tables(&self, memory: &GuestMemory) -> Result<(), memory::guest::Error> {
-        let gdt = [0, 0, descriptor(&self.code), descriptor(&self.data), descriptor(&self.task)];
+        let gdt = [
+            0,
+            0,
+            descriptor(&self.code),
+            descriptor(&self.data),
+            descriptor(&self.task),
+        ];
         memory.write(BOOT_GDT, &table_bytes(gdt))?;
         if self.paging {
             memory.write(PML4, &(PDPT.0 | PRESENT_WRITABLE).to_le_bytes())?;
@@ -148,7 +174,12 @@ fn code_segment(long_mode: bool) -> kvm_segment {
 }
 
 fn data_segment() -> kvm_segment {
-    kvm_segment { selector: DATA_SELECTOR, type_: TYPE_DATA, db: 1, ..flat_segment() }
+    kvm_segment {
+        selector: DATA_SELECTOR,
+        type_: TYPE_DATA,
+        db: 1,
+        ..flat_segment()
+    }
 }
 
 /// Entering a guest needs a task register that is busy; nobody switches tasks.
@@ -164,7 +195,13 @@ fn task_segment() -> kvm_segment {
 }
 
 fn flat_segment() -> kvm_segment {
-    kvm_segment { limit: FLAT_4G_LIMIT, present: 1, s: 1, g: 1, ..Default::default() }
+    kvm_segment {
+        limit: FLAT_4G_LIMIT,
+        present: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    }
 }
 
 /// The 8-byte form of a segment that the GDT holds. [sdm3] figure 3-8
@@ -210,12 +247,18 @@ mod tests {
     #[test]
     fn linux64_enters_long_mode_with_boot_params_in_rsi() {
         let state = EntryState::new(Protocol::Linux64, ENTRY, INFO);
-        let mut sregs = kvm_sregs { apic_base: 0xfee0_0900, ..Default::default() };
+        let mut sregs = kvm_sregs {
+            apic_base: 0xfee0_0900,
+            ..Default::default()
+        };
         state.apply(&mut sregs);
         assert_eq!((state.regs().rip, state.regs().rsi), (ENTRY.0, INFO.0));
         assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18));
         assert_eq!((sregs.cs.l, sregs.cs.db), (1, 0));
-        assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (0x8000_0011, 0x20, 0x500));
+        assert_eq!(
+            (sregs.cr0, sregs.cr4, sregs.efer),
+            (0x8000_0011, 0x20, 0x500)
+        );
         assert_eq!(sregs.cr3, PML4.0);
         assert_eq!(sregs.apic_base, 0xfee0_0900, "KVM's own");
     }
@@ -226,8 +269,14 @@ mod tests {
         let mut sregs = kvm_sregs::default();
         state.apply(&mut sregs);
         assert_eq!((state.regs().rip, state.regs().rbx), (ENTRY.0, INFO.0));
-        assert_eq!((sregs.cs.l, sregs.cs.db, sregs.cs.limit), (0, 1, 0xffff_ffff));
-        assert_eq!((sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer), (0x11, 0, 0, 0));
+        assert_eq!(
+            (sregs.cs.l, sregs.cs.db, sregs.cs.limit),
+            (0, 1, 0xffff_ffff)
+        );
+        assert_eq!(
+            (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer),
+            (0x11, 0, 0, 0)
+        );
         assert_eq!((sregs.tr.type_, sregs.tr.s, sregs.tr.limit), (0xb, 0, 0x67));
     }
 
@@ -242,7 +291,9 @@ mod tests {
     #[test]
     fn page_tables_map_four_gib_one_to_one() {
         let memory = GuestMemory::new(2 << 20).unwrap();
-        EntryState::new(Protocol::Linux64, ENTRY, INFO).write_tables(&memory).unwrap();
+        EntryState::new(Protocol::Linux64, ENTRY, INFO)
+            .write_tables(&memory)
+            .unwrap();
         let read = |gpa| {
             let mut bytes = [0; 8];
             memory.read(GuestAddress(gpa), &mut bytes).unwrap();
@@ -258,7 +309,9 @@ mod tests {
     #[test]
     fn gdt_holds_code_and_data_at_their_selectors() {
         let memory = GuestMemory::new(2 << 20).unwrap();
-        EntryState::new(Protocol::Pvh, ENTRY, INFO).write_tables(&memory).unwrap();
+        EntryState::new(Protocol::Pvh, ENTRY, INFO)
+            .write_tables(&memory)
+            .unwrap();
         let mut gdt = [0; 40];
         memory.read(BOOT_GDT, &mut gdt).unwrap();
         assert_eq!(gdt[0x10..0x18], 0x00cf_9b00_0000_ffff_u64.to_le_bytes());

@@ -15,7 +15,11 @@ const MTRR_ENABLE_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// What to set on every processor.
 pub fn entries() -> [kvm_msr_entry; 2] {
-    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+    let entry = |index, data| kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     [
         entry(MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
         // Last, because KVM stops at the first it refuses: some back ends refuse this one, and a

@@ -40,7 +40,9 @@ pub fn run(vcpu: &mut Vcpu, board: &Board) {
 /// One entry into the guest and the answer to its exit.
 fn step(vcpu: &mut Vcpu, board: &Board) -> Result<Option<Ending>, Error> {
     let ending = match vcpu.run()? {
-        VmExit::PortOut { port, size, data } => board.ports.write(port, size, data).map(Ending::from),
+        VmExit::PortOut { port, size, data } => {
+            board.ports.write(port, size, data).map(Ending::from)
+        }
         VmExit::PortIn { port, size, data } => {
             board.ports.read(port, size, data);
             None

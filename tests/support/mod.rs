@@ -3,7 +3,11 @@
 //! A test that needs KVM starts with [`kvm`] or [`linux_kvm`]. Without a back end that can run it
 //! the test records itself as skipped, with the reason, and returns; where `COTTAGE_REQUIRE_KVM=1`
 //! is set (inside the testbed) it fails instead. `tests/run.sh` adds the records up.
-#![allow(dead_code, reason = "each suite uses its own part of the shared helpers")]
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    reason = "each suite uses its own part of the shared helpers"
+)]
 
 pub(crate) mod program;
 
@@ -43,7 +47,10 @@ pub(crate) fn backend() -> Result<Backend, String> {
         return Err(format!("/dev/kvm does not open: {error}"));
     }
     if let Ok(name) = std::env::var("COTTAGE_BACKEND") {
-        return Ok(Backend { name, runs_linux: true });
+        return Ok(Backend {
+            name,
+            runs_linux: true,
+        });
     }
     let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
     let name = match () {
@@ -52,7 +59,10 @@ pub(crate) fn backend() -> Result<Backend, String> {
         () if loaded("kvm_intel") => "hardware vmx",
         () => "unknown",
     };
-    Ok(Backend { name: name.to_owned(), runs_linux: name != "pvm" })
+    Ok(Backend {
+        name: name.to_owned(),
+        runs_linux: name != "pvm",
+    })
 }
 
 fn ran(backend: Backend) -> Backend {
@@ -70,12 +80,24 @@ fn skip(backend: &str, reason: &str) -> Option<Backend> {
 
 /// One line a test: suite::name, back end, what happened.
 fn record(backend: &str, what: &str) {
-    let Some(path) = std::env::var_os("COTTAGE_TEST_REPORT") else { return };
+    let Some(path) = std::env::var_os("COTTAGE_TEST_REPORT") else {
+        return;
+    };
     let program = std::env::args().next().unwrap_or_default();
-    let file = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let suite = file.rsplit_once('-').map_or(file.as_str(), |(suite, _hash)| suite);
+    let file = Path::new(&program)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let suite = file
+        .rsplit_once('-')
+        .map_or(file.as_str(), |(suite, _hash)| suite);
     let thread = std::thread::current();
-    let line = format!("{suite}::{}\t{backend}\t{what}\n", thread.name().unwrap_or("?"));
+    let line = format!(
+        "{suite}::{}\t{backend}\t{what}\n",
+        thread.name().unwrap_or("?")
+    );
     let file = OpenOptions::new().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("COTTAGE_TEST_REPORT");
+    file.and_then(|mut file| file.write_all(line.as_bytes()))
+        .expect("COTTAGE_TEST_REPORT");
 }

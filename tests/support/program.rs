@@ -1,5 +1,7 @@
 //! Runs the real `cottage` program, as a user would, with a limit on its time.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,11 @@ impl Finished {
     #[track_caller]
     pub(crate) fn expect_stderr(self, text: &str) -> Self {
         let console = self.text();
-        assert!(self.stderr.contains(text), "\nconsole:\n{console}\nstderr:\n{}", self.stderr);
+        assert!(
+            self.stderr.contains(text),
+            "\nconsole:\n{console}\nstderr:\n{}",
+            self.stderr
+        );
         self
     }
 }
@@ -55,15 +61,25 @@ impl Finished {
 pub(crate) fn program() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("build/cottage");
     let path = std::env::var_os("COTTAGE_BIN").map_or_else(built, PathBuf::from);
-    assert!(path.exists(), "{} is missing: run `make cottage`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `make cottage`",
+        path.display()
+    );
     path
 }
 
 /// A guest image: in `COTTAGE_IMAGES`, or where `guest-images/build.sh` put it.
 pub(crate) fn image(name: &str) -> String {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images/out");
-    let path = std::env::var_os("COTTAGE_IMAGES").map_or_else(built, PathBuf::from).join(name);
-    assert!(path.exists(), "{} is missing: run `make test`", path.display());
+    let path = std::env::var_os("COTTAGE_IMAGES")
+        .map_or_else(built, PathBuf::from)
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make test`",
+        path.display()
+    );
     path.to_str().unwrap().to_owned()
 }
 
@@ -81,7 +97,10 @@ pub(crate) fn cottage_with_input(words: &[&str], input: &[u8]) -> Finished {
 
 /// Runs any command to its end.
 pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
     // A guest that does not read its input makes the write fail; that is its right.
@@ -92,13 +111,23 @@ pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
     let id = child.id();
     std::thread::spawn(move || done.send(child.wait().unwrap()));
     let Ok(status) = finished.recv_timeout(LIMIT) else {
-        Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap();
+        Command::new("kill")
+            .args(["-KILL", &id.to_string()])
+            .status()
+            .unwrap();
         let console = String::from_utf8_lossy(&stdout.recv().unwrap()).into_owned();
         panic!("{command:?} hangs\nconsole:\n{console}");
     };
-    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap();
+    let code = status
+        .code()
+        .or(status.signal().map(|signal| 128 + signal))
+        .unwrap();
     let stderr = String::from_utf8_lossy(&stderr.recv().unwrap()).into_owned();
-    Finished { code, stdout: stdout.recv().unwrap(), stderr }
+    Finished {
+        code,
+        stdout: stdout.recv().unwrap(),
+        stderr,
+    }
 }
 
 /// Reads a pipe to its end on a thread of its own.
