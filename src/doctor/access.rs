@@ -4,8 +4,8 @@
 //! helps. Called by [`super::diagnose`] for the report and by [`super::explain`] when a run
 //! stops. Pure.
 //!
-//! Sources: open(2), group(5), udev(7); [kvm] Linux `virt/kvm/kvm_main.c`, v6.12;
-//! [feat] `arch/x86/kernel/cpu/feat_ctl.c`, which hides `vmx` where firmware switched it off.
+//! Sources: open(2), group(5), udev(7); `[kvm]` Linux `virt/kvm/kvm_main.c`, v6.12;
+//! `[feat]` `arch/x86/kernel/cpu/feat_ctl.c`, which hides `vmx` where firmware switched it off.
 //! Read next: [`super::report`].
 
 use std::io;
@@ -17,6 +17,8 @@ use super::report::{Finding, Level};
 const UNMAPPED_GID: u32 = 65534;
 /// Read and write for the group.
 const GROUP_READ_WRITE: u32 = 0o060;
+/// Read and write for everybody.
+const OTHERS_READ_WRITE: u32 = 0o006;
 
 /// Says why `/dev/kvm` did not open, which failed with `errno`.
 pub fn open_refused(facts: &Facts, errno: i32) -> Finding {
@@ -75,7 +77,7 @@ pub fn vm_refused(facts: &Facts, errno: i32) -> Finding {
     }
 }
 
-/// Another hypervisor uses the processor's virtualization; only one can. [kvm]
+/// Another hypervisor uses the processor's virtualization; only one can. `[kvm]`
 fn busy() -> Finding {
     problem(
         "Another hypervisor holds the processor",
@@ -167,11 +169,11 @@ fn forbidden(facts: &Facts) -> Finding {
              KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0660\", then sudo usermod -aG kvm {user}"
         ));
     }
-    if facts.user.groups.contains(&device.gid) {
-        let detail = format!(
-            "the user is in its group {group}: an ACL, a container or a security policy forbids it"
-        );
-        return problem(&what, &detail).remedy("getfacl /dev/kvm; sudo dmesg | grep -i denied");
+    let anyone = device.mode & OTHERS_READ_WRITE == OTHERS_READ_WRITE;
+    if anyone || facts.user.groups.contains(&device.gid) {
+        let detail = "its permission bits allow it: an ACL, a container or a security policy does \
+                      not";
+        return problem(&what, detail).remedy("getfacl /dev/kvm; sudo dmesg | grep -i denied");
     }
     if device.group_lists_user {
         let detail =
@@ -341,6 +343,13 @@ mod tests {
     fn member_of_the_group_who_is_refused_is_sent_to_acls() {
         let mut facts = without_permission();
         facts.user.groups.push(104);
+        assert!(remedy(&open_refused(&facts, libc::EACCES)).starts_with("getfacl"));
+    }
+
+    #[test]
+    fn refusal_of_a_node_open_to_all_is_sent_to_acls() {
+        let mut facts = without_permission();
+        device(&mut facts).mode = 0o666;
         assert!(remedy(&open_refused(&facts, libc::EACCES)).starts_with("getfacl"));
     }
 

@@ -3,7 +3,7 @@
 //! Two halves: whether guests can run at all, in the order in which a run would notice, and how
 //! well they do. Called by [`super::main`]. Pure.
 //!
-//! Sources: [kvm] Linux `Documentation/virt/kvm/api.rst`, [thp] `Documentation/admin-guide/mm/
+//! Sources: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, `[thp]` `Documentation/admin-guide/mm/
 //! transhuge.rst`, v6.12.
 //! Read next: [`super::access`].
 
@@ -37,12 +37,9 @@ pub fn diagnose(facts: &Facts) -> Report {
 /// Whether guests can run: KVM opens, speaks our language, and creates a VM.
 fn possibility(facts: &Facts) -> Vec<Finding> {
     match &facts.kvm {
-        None => Vec::new(),
-        Some(Err(errno)) => vec![open_refused(facts, *errno)],
-        Some(Ok(_)) if facts.device.as_ref().is_some_and(|device| !device.is_kvm) => {
-            vec![not_kvm()]
-        }
-        Some(Ok(kvm)) => answers(facts, kvm),
+        Err(errno) => vec![open_refused(facts, *errno)],
+        Ok(_) if !facts.kvm_opens() => vec![not_kvm()],
+        Ok(kvm) => answers(facts, kvm),
     }
 }
 
@@ -83,7 +80,7 @@ fn answers(facts: &Facts, kvm: &Kvm) -> Vec<Finding> {
     findings
 }
 
-/// Judges the API version; every Linux since 2.6.22 has 12. [kvm] 4.1
+/// Judges the API version; every Linux since 2.6.22 has 12. `[kvm]` 4.1
 pub fn api_version(found: i32) -> Finding {
     if u32::try_from(found) == Ok(KVM_API_VERSION) {
         return Finding::new(Level::Ok, "KVM opens", format!("API version {found}"));
@@ -93,37 +90,47 @@ pub fn api_version(found: i32) -> Finding {
         .remedy("check what the node is (ls -l /dev/kvm must show 10, 232) and use a newer kernel")
 }
 
-/// What runs the guest's instructions: a finding, and the verdict if guests run at all.
+/// What runs the guest's instructions: a finding, and the verdict if nothing forbids guests.
 fn processor(facts: &Facts) -> (Finding, Verdict) {
     let (cpu, modules) = (facts.cpu, &facts.modules);
-    if !cpu.virtualizes() && matches!(facts.kvm, Some(Ok(_))) {
-        let back_end = if modules.pvm {
-            "PVM (module kvm_pvm)"
-        } else {
-            "of an unknown kind"
-        };
-        let what = "KVM works without the processor's help";
-        let detail = format!(
-            "the processor shows neither vmx nor svm, so the back end is software, {back_end}; it \
-             emulates guest kernels at about a thousandth of the speed"
-        );
-        let finding = Finding::new(Level::Warning, what, detail)
-            .remedy("for guests that boot, use the testbed: make boot");
-        return (finding, Verdict::SoftwareBackEnd);
+    if !cpu.virtualizes() && (modules.pvm || facts.kvm_opens()) {
+        return (software_back_end(modules.pvm), Verdict::SoftwareBackEnd);
     }
     let flag = match (cpu.vmx, cpu.svm) {
         (true, _) => "vmx",
         (_, true) => "svm",
         _ => "neither vmx nor svm",
     };
+    let detail = format!("the processor shows {flag}");
     if cpu.hypervisor {
-        let detail = format!("the processor shows {flag}, and is itself virtual");
         let finding = Finding::new(Level::Note, "This is a virtual machine", detail);
         return (finding, Verdict::Nested);
     }
-    let detail = format!("the processor shows {flag}");
-    let finding = Finding::new(Level::Ok, "This is real hardware", detail);
-    (finding, Verdict::FullSpeed)
+    let level = if cpu.virtualizes() {
+        Level::Ok
+    } else {
+        Level::Note
+    };
+    (
+        Finding::new(level, "This is real hardware", detail),
+        Verdict::FullSpeed,
+    )
+}
+
+/// KVM that works although the processor does not virtualize.
+fn software_back_end(pvm: bool) -> Finding {
+    let kind = if pvm {
+        "PVM (module kvm_pvm)"
+    } else {
+        "of an unknown kind"
+    };
+    let what = "KVM works without the processor's help";
+    let detail = format!(
+        "the processor shows neither vmx nor svm, so the back end is software, {kind}; it emulates \
+         guest kernels at about a thousandth of the speed"
+    );
+    Finding::new(Level::Warning, what, detail)
+        .remedy("for guests that boot, use the testbed: make boot")
 }
 
 /// How well guests do.
@@ -148,7 +155,7 @@ fn quality(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Guest RAM is advised to use huge pages, which `always` and `madvise` heed. [thp]
+/// Guest RAM is advised to use huge pages, which `always` and `madvise` heed. `[thp]`
 fn huge_pages(resources: &Resources) -> Option<Finding> {
     let chosen = resources.huge_pages.as_ref()?;
     if chosen != "never" {
@@ -295,6 +302,23 @@ mod tests {
         assert_eq!(report.verdict, Verdict::SoftwareBackEnd);
         let finding = found(&report, "KVM works without the processor's help");
         assert!(finding.detail.contains("unknown kind"), "{finding:?}");
+    }
+
+    #[test]
+    fn pvm_is_recognized_by_a_user_who_may_not_open_it() {
+        let mut facts = pvm();
+        facts.kvm = Err(libc::EACCES);
+        let report = diagnose(&facts);
+        found(&report, "KVM works without the processor's help");
+        assert!(reason(&report).starts_with("User ada"), "{report:#?}");
+    }
+
+    #[test]
+    fn processor_without_virtualization_is_not_called_ok() {
+        let mut facts = without_device();
+        facts.cpu = Cpu::default();
+        let report = diagnose(&facts);
+        assert_eq!(found(&report, "This is real hardware").level, Level::Note);
     }
 
     #[test]

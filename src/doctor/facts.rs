@@ -5,12 +5,12 @@
 //! Read next: [`super::gather`].
 
 /// Everything the diagnosis looks at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// The node `/dev/kvm`; `None` if there is none.
     pub device: Option<Device>,
     /// What KVM says of itself, or the errno with which `/dev/kvm` did not open.
-    pub kvm: Option<Result<Kvm, i32>>,
+    pub kvm: Result<Kvm, i32>,
     /// The processor.
     pub cpu: Cpu,
     /// KVM in the host kernel.
@@ -36,6 +36,14 @@ pub struct Device {
     pub group: Option<String>,
     /// Whether `/etc/group` lists this user in that group.
     pub group_lists_user: bool,
+}
+
+impl Facts {
+    /// Whether `/dev/kvm` opens and is what its name says.
+    pub fn kvm_opens(&self) -> bool {
+        let is_kvm = self.device.as_ref().is_none_or(|device| device.is_kvm);
+        self.kvm.is_ok() && is_kvm
+    }
 }
 
 /// What KVM answers once `/dev/kvm` is open.
@@ -136,13 +144,13 @@ pub(super) mod tests {
                 group: Some("kvm".to_owned()),
                 group_lists_user: true,
             }),
-            kvm: Some(Ok(Kvm {
+            kvm: Ok(Kvm {
                 api_version: 12,
                 missing: Vec::new(),
                 missed: Vec::new(),
                 max_vcpus: 1024,
                 create_vm: Ok(()),
-            })),
+            }),
             cpu: Cpu {
                 intel: true,
                 vmx: true,
@@ -172,7 +180,7 @@ pub(super) mod tests {
 
     /// The healthy machine's KVM, for changing an answer.
     pub(in crate::doctor) fn kvm_of(facts: &mut Facts) -> &mut Kvm {
-        facts.kvm.as_mut().unwrap().as_mut().unwrap()
+        facts.kvm.as_mut().unwrap()
     }
 
     /// A virtual machine whose KVM is PVM.
@@ -195,7 +203,7 @@ pub(super) mod tests {
     pub(in crate::doctor) fn without_device() -> Facts {
         let mut facts = healthy();
         facts.device = None;
-        facts.kvm = Some(Err(libc::ENOENT));
+        facts.kvm = Err(libc::ENOENT);
         facts.modules = Modules::default();
         facts
     }
@@ -203,7 +211,7 @@ pub(super) mod tests {
     /// The healthy machine whose user is not in the group.
     pub(in crate::doctor) fn without_permission() -> Facts {
         let mut facts = healthy();
-        facts.kvm = Some(Err(libc::EACCES));
+        facts.kvm = Err(libc::EACCES);
         facts.user.groups = vec![1000];
         if let Some(device) = &mut facts.device {
             device.group_lists_user = false;

@@ -4,7 +4,7 @@
 //! be read is left out: a doctor that fails is no help. Besides `crate::kvm` this is the only
 //! user of kvm-ioctls, because it must go on where that module stops with an error.
 //!
-//! Sources: proc(5); [kvm] Linux `Documentation/virt/kvm/api.rst` and `Documentation/admin-guide/
+//! Sources: proc(5); `[kvm]` Linux `Documentation/virt/kvm/api.rst` and `Documentation/admin-guide/
 //! devices.txt`, `mm/transhuge.rst`, v6.12.
 //! Read next: [`super::diagnose`].
 
@@ -18,7 +18,7 @@ use kvm_ioctls::Cap;
 
 use super::facts::{Cpu, Device, Facts, Kvm, Modules, Resources, User};
 
-/// The device number of `/dev/kvm`, major and minor. [devices.txt]
+/// The device number of `/dev/kvm`, major and minor. `[devices.txt]`
 const KVM_DEVICE: (u32, u32) = (10, 232);
 
 /// What `crate::kvm` calls and cannot do without.
@@ -54,7 +54,7 @@ pub fn gather(root: &Path) -> Facts {
     let user = user(root);
     Facts {
         device: device(root, &user),
-        kvm: Some(kvm(&root.join("dev/kvm"))),
+        kvm: kvm(&root.join("dev/kvm")),
         cpu: cpu(root),
         modules: modules(root),
         user,
@@ -243,7 +243,7 @@ mod tests {
         let root = Root::new("empty", &[]);
         let facts = gather(&root.0);
         assert!(facts.device.is_none());
-        assert_eq!(facts.kvm.unwrap().unwrap_err(), libc::ENOENT);
+        assert_eq!(facts.kvm.unwrap_err(), libc::ENOENT);
         assert!(!facts.cpu.virtualizes() && !facts.modules.kvm);
         assert_eq!(facts.user.uid, None);
     }
@@ -253,7 +253,7 @@ mod tests {
         let root = Root::new("plain", &[("dev/kvm", "")]);
         let facts = gather(&root.0);
         assert!(!facts.device.unwrap().is_kvm);
-        assert_eq!(facts.kvm.unwrap().unwrap().create_vm, Err(libc::ENOTTY));
+        assert_eq!(facts.kvm.unwrap().create_vm, Err(libc::ENOTTY));
     }
 
     #[test]
