@@ -1,7 +1,7 @@
 //! Why KVM refuses us: `/dev/kvm` does not open, or no VM can be created.
 //!
 //! One function per refusal, from facts and an errno to a [`Finding`] with the command that
-//! helps. Called by [`super::diagnose`] for the report and by [`super::explain`] when a run
+//! helps. Called by [`mod@super::diagnose`] for the report and by [`super::explain`] when a run
 //! stops. Pure.
 //!
 //! Sources: open(2), group(5), udev(7); `[kvm]` Linux `virt/kvm/kvm_main.c`, v6.12;
@@ -158,8 +158,10 @@ fn forbidden(facts: &Facts) -> Finding {
     let what = format!("User {user} may not open /dev/kvm");
     if device.gid == UNMAPPED_GID {
         let detail = "its group does not exist in this user namespace";
-        return problem(&what, detail)
-            .remedy("rootless Podman: add --group-add keep-groups; Docker: --group-add with the host's group id");
+        return problem(&what, detail).remedy(
+            "rootless Podman: add --group-add keep-groups; Docker: --group-add with the host's \
+             group id",
+        );
     }
     if device.mode & GROUP_READ_WRITE != GROUP_READ_WRITE || device.gid == 0 {
         let mode = device.mode;

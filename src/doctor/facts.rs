@@ -1,8 +1,8 @@
 //! What `cottage doctor` knows about a machine: plain data, no judgement.
 //!
-//! [`super::gather`] fills it, [`super::diagnose`] judges it. `None` always means "could not be
-//! read"; a fact that cannot be read never becomes a finding by itself.
-//! Read next: [`super::gather`].
+//! [`mod@super::gather`] fills it, [`mod@super::diagnose`] judges it. `None` mostly means
+//! "could not be read"; a fact that cannot be read never becomes a finding by itself.
+//! Read next: [`mod@super::gather`].
 
 /// Everything the diagnosis looks at.
 #[derive(Clone, Debug)]

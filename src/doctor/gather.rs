@@ -6,7 +6,7 @@
 //!
 //! Sources: proc(5); `[kvm]` Linux `Documentation/virt/kvm/api.rst` and `Documentation/admin-guide/
 //! devices.txt`, `mm/transhuge.rst`, v6.12.
-//! Read next: [`super::diagnose`].
+//! Read next: [`mod@super::diagnose`].
 
 use std::ffi::CString;
 use std::fs;
@@ -328,7 +328,7 @@ mod tests {
             ),
             (
                 "proc/self/limits",
-                "Max open files   1024   4096  files\nMax address space  unlimited  unlimited  bytes\n",
+                "Max open files 1024 4096 files\nMax address space unlimited unlimited bytes\n",
             ),
             ("dev/net/tun", ""),
         ];

@@ -1,7 +1,7 @@
 //! Chapter 10: `cottage doctor`, whether this machine can run guests, how well, what to do.
 //!
-//! Three steps, each in its own module: [`gather`] reads the machine into [`facts::Facts`],
-//! [`diagnose`] turns facts into [`report::Finding`]s, [`report`] puts them in words. Only the
+//! Three steps, each in its own module: [`mod@gather`] reads the machine into [`facts::Facts`],
+//! [`mod@diagnose`] turns facts into [`report::Finding`]s, [`report`] puts them in words. Only the
 //! first touches the machine, so every sentence can be tested without owning the machine it is
 //! about. [`access`] is the part of the diagnosis that people need most: why KVM refuses us.
 //!

@@ -8,7 +8,7 @@
 //! This machine can run guests at full speed.
 //! ```
 //!
-//! [`super::diagnose`] makes them, [`super::main`] prints them. Pure.
+//! [`mod@super::diagnose`] makes them, [`super::main`] prints them. Pure.
 
 use std::fmt::Write as _;
 
