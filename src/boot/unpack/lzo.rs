@@ -148,7 +148,6 @@ impl<'a> Block<'a> {
                 continue;
             }
             let (len, distance, literals) = self.copy(instruction, state)?;
-            // [lzo] "end of stream if distance = 16384"
             if distance == END_OF_STREAM {
                 return (self.filled == self.out.len()).then_some(());
             }
@@ -171,8 +170,12 @@ impl<'a> Block<'a> {
             16..32 => {
                 let len = 2 + self.length(instruction & 7, 7)?;
                 let word = self.word()?;
-                let high = (instruction & 8) << 11;
-                (len, END_OF_STREAM + high + (word >> 2), word & 3)
+                // [lzo] "distance = 16384 + (H << 14) + D [...] end of stream if distance == 16384"
+                let distance = match ((instruction & 8) << 11) + (word >> 2) {
+                    0 => END_OF_STREAM,
+                    beyond => 16384 + beyond,
+                };
+                (len, distance, word & 3)
             }
             32..64 => {
                 let len = 2 + self.length(instruction & 31, 31)?;
@@ -241,5 +244,6 @@ impl<'a> Block<'a> {
     }
 }
 
-/// [lzo] The base of the longest distances; as a distance it ends the block.
-const END_OF_STREAM: usize = 16384;
+/// What [`Block::copy`] gives as distance for the end mark: no copy has distance 0. (16384, which
+/// the mark stands for in the stream, is a distance that other instructions can express.)
+const END_OF_STREAM: usize = 0;
