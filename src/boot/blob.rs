@@ -340,13 +340,13 @@ mod tests {
     #[test]
     fn pipe_is_read_whole() {
         use std::os::fd::AsRawFd;
-        let (reader, mut writer) = io::pipe().unwrap();
-        io::Write::write_all(&mut writer, b"kernel").unwrap();
-        let fd = reader.as_raw_fd();
-        let path = format!("/dev/fd/{fd}");
-        let opened = std::thread::spawn(move || Blob::open(Path::new(&path)));
-        drop(writer);
-        let blob = opened.join().unwrap().unwrap();
+        use std::process::{Command, Stdio};
+        let mut printf = Command::new("printf");
+        let mut child = printf.arg("kernel").stdout(Stdio::piped()).spawn().unwrap();
+        let pipe = child.stdout.take().unwrap();
+        let path = format!("/dev/fd/{}", pipe.as_raw_fd());
+        let blob = Blob::open(Path::new(&path)).unwrap();
+        child.wait().unwrap();
         assert_eq!(blob.read_vec(0, blob.len(), 100).unwrap(), b"kernel");
     }
 

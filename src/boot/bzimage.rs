@@ -15,7 +15,7 @@
 //! guest, which costs guest time and memory but gives KASLR. [`BzImage::parse`] serves both,
 //! [`BzImage::load`] is the second.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12. Read next: [`super::unpack`].
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12. Read next: [`super::unpack`].
 
 use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use vm_memory::{ByteValued, GuestAddress};
@@ -24,16 +24,16 @@ use super::blob::{self, Blob};
 use crate::memory::GuestMemory;
 use crate::memory::layout::HIGH_RAM_START;
 
-/// [boot] Where the setup header starts in the file, and where "HdrS" is.
+/// `[boot]` Where the setup header starts in the file, and where "HdrS" is.
 const SETUP_HEADER: usize = 0x1f1;
-/// [boot] The byte at 0x201 counts the header's bytes from 0x202 on.
+/// `[boot]` The byte at 0x201 counts the header's bytes from 0x202 on.
 const HEADER_LENGTH: usize = 0x201;
 const SECTOR: u64 = 512;
-/// [boot] payload_offset and payload_length appear in protocol 2.08.
+/// `[boot]` payload_offset and payload_length appear in protocol 2.08.
 const PROTOCOL_WITH_PAYLOAD: u16 = 0x0208;
-/// [boot] xloadflags, hence the 64-bit entry point, appears in protocol 2.12.
+/// `[boot]` xloadflags, hence the 64-bit entry point, appears in protocol 2.12.
 const PROTOCOL_WITH_64_BIT: u16 = 0x020c;
-/// [boot] "64-bit Boot Protocol": the entry point is 0x200 bytes into the kernel.
+/// `[boot]` "64-bit Boot Protocol": the entry point is 0x200 bytes into the kernel.
 const ENTRY_64: u64 = 0x200;
 /// The version string is shorter; we stop looking after this many bytes.
 const VERSION_MAX: usize = 256;
@@ -68,7 +68,8 @@ pub enum Error {
     },
     /// loadflags without LOADED_HIGH.
     #[error(
-        "Cannot boot a zImage (loadflags {loadflags:#04x}): its kernel goes below the first megabyte"
+        "Cannot boot a zImage (loadflags {loadflags:#04x}): its kernel goes below the first \
+         megabyte"
     )]
     NotHigh {
         /// The header's field.
@@ -76,7 +77,8 @@ pub enum Error {
     },
     /// xloadflags without XLF_KERNEL_64.
     #[error(
-        "Cannot enter this kernel in 64-bit mode (xloadflags {xloadflags:#06x}): it is a 32-bit kernel"
+        "Cannot enter this kernel in 64-bit mode (xloadflags {xloadflags:#06x}): it is a 32-bit \
+         kernel"
     )]
     Not64Bit {
         /// The header's field.
@@ -97,7 +99,7 @@ pub enum Error {
     /// A field has a value that makes no sense.
     #[error("Setup header field {field} is {value:#x}: {rule}")]
     Field {
-        /// The field's name in [boot].
+        /// The field's name in `[boot]`.
         field: &'static str,
         /// What the file says.
         value: u64,
@@ -252,7 +254,7 @@ impl BzImage {
     }
 }
 
-/// [boot] pref_address: "A relocating bootloader should attempt to load at this address if
+/// `[boot]` pref_address: "A relocating bootloader should attempt to load at this address if
 /// possible." Zero means no preference: then the lowest aligned address above the first megabyte.
 ///
 /// We never move a kernel that does not fit at its preferred address: a relocatable kernel loaded
@@ -295,7 +297,7 @@ fn need(version: u16, needed: u16, purpose: &'static str) -> Result<(), Error> {
     })
 }
 
-/// [boot] "64-bit Boot Protocol": the header is at 0x1f1, its end is 0x202 + the byte at 0x201.
+/// `[boot]` "64-bit Boot Protocol": the header is at 0x1f1, its end is 0x202 + the byte at 0x201.
 /// `None` if `head` ends before the header does.
 fn setup_header_of(head: &[u8]) -> Option<setup_header> {
     let end = HEADER_LENGTH + 1 + usize::from(*head.get(HEADER_LENGTH)?);
@@ -311,7 +313,7 @@ fn setup_header_of(head: &[u8]) -> Option<setup_header> {
 
 /// Bytes of protected-mode kernel in the file.
 ///
-/// [boot] syssize is in units of 16 bytes, rounded up: the file may be up to 15 bytes shorter.
+/// `[boot]` syssize is in units of 16 bytes, rounded up: the file may be up to 15 bytes shorter.
 /// What lies behind it (a signature, say) is not loaded.
 fn kernel_len(header: &setup_header, offset: u64, file: u64) -> Result<u64, Error> {
     const PARAGRAPH: u64 = 16;
@@ -334,7 +336,7 @@ fn kernel_len(header: &setup_header, offset: u64, file: u64) -> Result<u64, Erro
     Ok(len.min(there))
 }
 
-/// [boot] kernel_version: "contains a pointer to a NUL-terminated human-readable kernel version
+/// `[boot]` kernel_version: "contains a pointer to a NUL-terminated human-readable kernel version
 /// number string, less 0x200"; zero means none. Only for people: one that makes no sense is none.
 fn version_text(file: &Blob, pointer: u16) -> Result<Option<String>, Error> {
     let start = u64::from(pointer) + 0x200;
@@ -424,7 +426,8 @@ mod tests {
         let error = parse(bzimage(b"payload and size")[..0x240].to_vec()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Cannot find the setup header: it ends at 0x268, but the file has 0x240 bytes (cut off?)"
+            "Cannot find the setup header: it ends at 0x268, but the file has 0x240 bytes (cut \
+             off?)"
         );
     }
 

@@ -21,7 +21,7 @@
 //! The structures are linux-loader's; its loader is not used, because it seeks and copies through
 //! `Read`, checks little, and drops the numbers an error message needs.
 //!
-//! Sources: [elf] System V ABI, chapters 4 and 5; Linux
+//! Sources: `[elf]` System V ABI, chapters 4 and 5; Linux
 //! `arch/x86/kernel/vmlinux.lds.S`, v6.12, for what a vmlinux contains.
 //! Read next: [`super::notes`].
 
@@ -35,7 +35,7 @@ use crate::memory::layout::HIGH_RAM_START;
 
 /// Most program headers we read; Linux has five.
 pub const MAX_PROGRAM_HEADERS: u16 = 64;
-/// Sizes [elf] gives the two headers.
+/// Sizes `[elf]` gives the two headers.
 const EHDR_SIZE: u64 = 64;
 const PHDR_SIZE: u16 = 56;
 
@@ -258,7 +258,7 @@ impl Elf {
     }
 }
 
-/// [elf] The table of e_phnum headers at e_phoff; from `head` if it is there, else read.
+/// `[elf]` The table of e_phnum headers at e_phoff; from `head` if it is there, else read.
 fn program_headers(
     file: &Blob,
     head: &[u8],
@@ -328,10 +328,8 @@ fn segment(index: usize, header: &Elf64_Phdr, file: &Blob) -> Result<Segment, Er
 
 /// Neighbours in address order must not touch: two segments in one place are never meant.
 fn check_overlap(sorted: &[Segment]) -> Result<(), Error> {
-    for pair in sorted.windows(2) {
-        if let [low, high] = pair
-            && low.physical + low.memory_len > high.physical
-        {
+    for (low, high) in sorted.iter().zip(sorted.iter().skip(1)) {
+        if low.physical + low.memory_len > high.physical {
             return Err(Error::SegmentsOverlap {
                 first: low.index,
                 second: high.index,
@@ -344,8 +342,8 @@ fn check_overlap(sorted: &[Segment]) -> Result<(), Error> {
 
 /// Where e_entry is in guest-physical memory.
 ///
-/// [elf] e_entry is a virtual address, but Linux stores the physical address of startup_64 there
-/// (arch/x86/kernel/vmlinux.lds.S: ENTRY(phys_startup_64)); other kernels may follow [elf]. So the
+/// `[elf]` e_entry is a virtual address, but Linux stores the physical address of startup_64 there
+/// (arch/x86/kernel/vmlinux.lds.S: ENTRY(phys_startup_64)); others may follow `[elf]`. So the
 /// physical reading goes first: Linux's per-CPU segment has virtual address 0 and would
 /// otherwise catch low physical entries.
 fn physical_entry(segments: &[Segment], entry: u64) -> Result<u64, Error> {
@@ -461,7 +459,8 @@ mod tests {
     fn program_headers_outside_the_file_are_refused() {
         assert_eq!(
             refusal(32, &u64::MAX.to_le_bytes()),
-            "Cannot read the program headers at 0xffffffffffffffff + 0x70: the file has 0x1070 bytes"
+            "Cannot read the program headers at 0xffffffffffffffff + 0x70: the file has 0x1070 \
+             bytes"
         );
     }
 

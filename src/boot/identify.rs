@@ -4,7 +4,9 @@
 //! "rootfs.img is an ext4 file system, not a kernel". [`super::parse`] asks for kernels,
 //! [`super::initramfs`] for initramfs. Nothing is validated here beyond the first bytes.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [elf] System V ABI, chapter 4;
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[elf]` System V ABI,
+//! chapter 4;
+//! `[initramfs]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`;
 //! the magic numbers of the others are those their own documentation gives (also in file(1)).
 //! Read next: [`super::elf`].
 
@@ -120,12 +122,12 @@ fn has(head: &[u8], offset: usize, magic: &[u8]) -> bool {
     head.get(offset..).is_some_and(|at| at.starts_with(magic))
 }
 
-/// [boot] "The Real-Mode Kernel Header": boot_flag 0xAA55 at 0x1fe, "HdrS" at 0x202.
+/// `[boot]` "The Real-Mode Kernel Header": boot_flag 0xAA55 at 0x1fe, "HdrS" at 0x202.
 fn is_bzimage(head: &[u8]) -> bool {
     has(head, 0x1fe, b"\x55\xaa") && has(head, 0x202, b"HdrS")
 }
 
-/// [elf] "ELF Identification" and "ELF Header": class, byte order, type, machine.
+/// `[elf]` "ELF Identification" and "ELF Header": class, byte order, type, machine.
 fn elf_kind(head: &[u8]) -> Kind {
     let Some(&[class, order]) = head.get(4..6) else {
         return Kind::Other("an ELF file cut off in its first 6 bytes".into());
@@ -152,7 +154,7 @@ fn elf_kind(head: &[u8]) -> Kind {
     Kind::Other(what)
 }
 
-/// [elf] e_machine; the few whose kernels people have lying about.
+/// `[elf]` e_machine; the few whose kernels people have lying about.
 fn machine_name(machine: u16) -> String {
     let name = match machine {
         8 => "MIPS",

@@ -1,8 +1,8 @@
 //! The initramfs: cpio archives, one after the other, and where they go in guest memory.
 //!
 //! Linux unpacks a chain of archives, packed or not, into its first root file system. Ours is what
-//! the user brings, then a segment with the few files cottage adds. A later file replaces an earlier
-//! one of the same name, so ours win.
+//! the user brings, then a segment with the few files cottage adds. A later file replaces an
+//! earlier one of the same name, so ours win.
 //!
 //! ```text
 //!  kernel's end, page-aligned
@@ -10,8 +10,8 @@
 //!  │ user's blob   │ 0 to 3 zeros │ our cpio: header name data ... TRAILER │
 //! ```
 //!
-//! Sources: [buffer] Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
-//! [boot] `Documentation/arch/x86/boot.rst`, initrd_addr_max.
+//! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
+//! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
 
 use vm_memory::GuestAddress;
 
@@ -20,11 +20,11 @@ use super::identify::{HEAD, Kind, identify};
 use crate::memory::GuestMemory;
 use crate::memory::layout::MMIO_GAP_START;
 
-/// Archives, names and data start on multiples of this, in bytes ([buffer], newc).
+/// Archives, names and data start on multiples of this, in bytes (`[buffer]`, newc).
 const ALIGNMENT: u64 = 4;
-/// [boot] The kernel frees the initramfs in pages; 4 KiB on x86.
+/// `[boot]` The kernel frees the initramfs in pages; 4 KiB on x86.
 const PAGE: u64 = 4096;
-/// [buffer] c_mode of a directory and of a file.
+/// `[buffer]` c_mode of a directory and of a file.
 const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 
@@ -209,14 +209,14 @@ impl<'a> Initramfs<'a> {
         Ok(())
     }
 
-    /// [buffer] "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with its
-    /// NUL, padded so that the data starts on a multiple of 4.
+    /// `[buffer]` "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with
+    /// its NUL, padded so that the data starts on a multiple of 4.
     fn header(&mut self, path: &str, mode: u32, len: u64) -> Result<(), Error> {
         let refused = |why| Error::Path {
             path: path.to_owned(),
             why,
         };
-        // The kernel unpacks relative to its root; an absolute name would do, but no tool makes one.
+        // The kernel unpacks relative to its root; absolute names would do, but no tool makes any.
         let name = path.trim_start_matches('/');
         if name.is_empty() {
             return Err(refused("it names nothing"));
@@ -344,8 +344,8 @@ mod tests {
         let mut initramfs = Initramfs::new();
         initramfs.file("/init", 0o755, b"#!x").unwrap();
         let expected = "070701\
-            00000001000081ed000000000000000000000001000000000000000300000000000000000000000000000000\
-            0000000500000000init\0";
+            00000001000081ed00000000000000000000000100000000000000030000000000000000\
+            00000000000000000000000500000000init\0";
         let mut expected = expected.as_bytes().to_vec();
         expected.resize(116, 0);
         expected.extend(b"#!x\0");
@@ -378,7 +378,8 @@ mod tests {
         let blob = Blob::memory(b"root=/dev/vda\n".to_vec(), "notes.txt".into());
         assert_eq!(
             Initramfs::new().archive(&blob).unwrap_err().to_string(),
-            "notes.txt is a text file; an initramfs is a cpio archive (`cpio -H newc`), packed or not"
+            "notes.txt is a text file; an initramfs is a cpio archive (`cpio -H newc`), packed or \
+             not"
         );
     }
 

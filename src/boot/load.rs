@@ -7,7 +7,7 @@
 //!  bzImage          load_packed                      none; the guest unpacks ([`Unpack::Guest`])
 //! ```
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [lib] Linux
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[lib]` Linux
 //! `scripts/Makefile.lib`, size_append. Read next: [`super::memory_map`].
 
 use linux_loader::bootparam::setup_header;

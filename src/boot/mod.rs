@@ -9,7 +9,7 @@
 //!  LoadedKernel ──► place_initramfs ──► write_boot_info: zero page or PVH start info
 //! ```
 //!
-//! [`crate::machine`] calls three functions in this order: [`load_kernel`], [`place_initramfs`],
+//! The machine chapter calls three functions in this order: [`load_kernel`], [`place_initramfs`],
 //! [`write_boot_info`]. What they return is all the vCPU's entry state needs. The first megabyte is
 //! ours (see [`crate::memory::layout`]), the kernel goes where it asks to be, and the initramfs
 //! right above it.
@@ -19,7 +19,8 @@
 //! A kernel unpacked here runs where it was linked: no KASLR. Who wants KASLR uses
 //! [`Unpack::Guest`] and pays for it in boot time.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [pvh] Xen `docs/misc/pvh.pandoc`.
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[pvh]` Xen
+//! `docs/misc/pvh.pandoc`.
 //! Read next: [`blob`], then the modules in this order.
 
 #[cfg(test)]
@@ -138,9 +139,9 @@ pub enum Error {
 /// How the kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// [boot] "64-bit Boot Protocol": long mode, %rsi holds the zero page.
+    /// `[boot]` "64-bit Boot Protocol": long mode, %rsi holds the zero page.
     Linux64,
-    /// [pvh] 32-bit protected mode without paging, %ebx holds the start info.
+    /// `[pvh]` 32-bit protected mode without paging, %ebx holds the start info.
     Pvh,
 }
 

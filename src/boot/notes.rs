@@ -6,7 +6,7 @@
 //!
 //! [`super::elf`] finds the note segment and calls [`pvh_entry`].
 //!
-//! Sources: [elf] System V ABI, chapter 5; [pvh] Xen `docs/misc/pvh.pandoc` and
+//! Sources: `[elf]` System V ABI, chapter 5; `[pvh]` Xen `docs/misc/pvh.pandoc` and
 //! `xen/include/public/elfnote.h`. Read next: [`super::bzimage`].
 
 use linux_loader::elf::{Elf64_Nhdr, Elf64_Phdr};
@@ -16,7 +16,7 @@ use super::blob::{self, Blob, structure};
 
 /// Most bytes of one note segment we read; Linux has half a KiB.
 pub const MAX_NOTES: u64 = 64 << 10; // 64 KiB
-/// [pvh] Type of the Xen note with the 32-bit PVH entry point.
+/// `[pvh]` Type of the Xen note with the 32-bit PVH entry point.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 
 /// Why notes cannot be read.
@@ -77,7 +77,7 @@ pub fn pvh_entry(file: &Blob, header: &Elf64_Phdr) -> Result<Option<u64>, Error>
     find_pvh_entry(&bytes, align).map_err(broken)
 }
 
-/// [elf] "Note Section": name and descriptor follow the header, each padded to `align`.
+/// `[elf]` "Note Section": name and descriptor follow the header, each padded to `align`.
 ///
 /// Fails with the offset and what is wrong there. All sizes are at most [`MAX_NOTES`] + 2^33,
 /// so additions cannot overflow.
@@ -104,7 +104,7 @@ fn find_pvh_entry(notes: &[u8], align: usize) -> Result<Option<u64>, (usize, &'s
     Ok(None)
 }
 
-/// [pvh] The entry runs in 32-bit mode, but Linux stores its address in 4 or 8 bytes.
+/// `[pvh]` The entry runs in 32-bit mode, but Linux stores its address in 4 or 8 bytes.
 fn pvh_address(value: &[u8]) -> Option<u64> {
     let address = match value.len() {
         4 => u64::from(u32::from_le_bytes(value.try_into().ok()?)),

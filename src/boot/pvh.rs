@@ -12,7 +12,7 @@
 //!
 //! [`start_info`] only makes the bytes; [`super::write_boot_info`] writes them.
 //!
-//! Sources: [pvh] Xen `docs/misc/pvh.pandoc` and `xen/include/public/arch-x86/hvm/start_info.h`.
+//! Sources: `[pvh]` Xen `docs/misc/pvh.pandoc` and `xen/include/public/arch-x86/hvm/start_info.h`.
 //! Read next: [`super::initramfs`].
 
 use linux_loader::start_info::{
@@ -24,7 +24,7 @@ use super::initramfs::InitramfsRange;
 use super::memory_map::Entry;
 use crate::memory::layout::{CMDLINE, PVH_START_INFO};
 
-/// [pvh] Version 1 added the memory map.
+/// `[pvh]` Version 1 added the memory map.
 const VERSION: u32 = 1;
 /// Sizes of the two structures that stand before the memory map.
 const START_INFO_SIZE: u64 = 56;

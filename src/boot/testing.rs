@@ -1,7 +1,7 @@
 //! Kernels made by hand, a few hundred bytes long, for the tests of this chapter.
 //!
 //! Only bytes and the standard library here: `tests/images.rs` includes this file too.
-//! Offsets are those of [elf] and [boot] as cited in the modules under test.
+//! Offsets are those of `[elf]` and `[boot]` as cited in the modules under test.
 
 /// Where the first segment of [`elf`] lies in its file.
 pub(crate) const FILE_OFFSET: usize = 0x1000;

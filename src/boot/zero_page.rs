@@ -3,8 +3,8 @@
 //! [`zero_page`] only fills the structure; [`super::write_boot_info`] puts it into the guest and
 //! the vCPU's %rsi points at it. The structure is linux-loader's.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [zero] `zero-page.rst` beside
-//! it. Read next: [`super::pvh`], the same for the other protocol.
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[zero]` `zero-page.rst`
+//! beside it. Read next: [`super::pvh`], the same for the other protocol.
 
 use linux_loader::bootparam::{
     E820_MAX_ENTRIES_ZEROPAGE, KASLR_FLAG, LOADED_HIGH, boot_e820_entry, boot_params, setup_header,
@@ -15,13 +15,13 @@ use super::initramfs::InitramfsRange;
 use super::memory_map::Entry;
 use crate::memory::layout::CMDLINE;
 
-/// [boot] boot_flag.
+/// `[boot]` boot_flag.
 const BOOT_FLAG: u16 = 0xaa55;
-/// [boot] header: "HdrS".
+/// `[boot]` header: "HdrS".
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// [boot] The protocol version we follow: 2.15.
+/// `[boot]` The protocol version we follow: 2.15.
 const PROTOCOL: u16 = 0x020f;
-/// [boot] type_of_loader: 0xff for a loader without an assigned number.
+/// `[boot]` type_of_loader: 0xff for a loader without an assigned number.
 const UNDEFINED_LOADER: u8 = 0xff;
 
 /// Makes the zero page.
@@ -97,7 +97,7 @@ mod tests {
     use super::super::memory_map::memory_map;
     use super::*;
 
-    /// The bytes of a page at the offsets [zero] and [boot] give.
+    /// The bytes of a page at the offsets `[zero]` and `[boot]` give.
     fn bytes_at<const N: usize>(page: &boot_params, offset: usize) -> [u8; N] {
         page.as_slice()[offset..offset + N].try_into().unwrap()
     }

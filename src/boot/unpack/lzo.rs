@@ -11,18 +11,18 @@
 //!
 //! All numbers are big-endian. Checksums are skipped: what comes out is parsed with suspicion.
 //!
-//! Sources: [lzo] Linux `Documentation/staging/lzo.rst`; [unlzo] Linux `lib/decompress_unlzo.c`
+//! Sources: `[lzo]` Linux `Documentation/staging/lzo.rst`; `[unlzo]` Linux `lib/decompress_unlzo.c`
 //! (what kernels accept of the container).
 
 use std::io::{self, Read};
 
 use super::{Input, Output, invalid, take};
 
-/// [unlzo] The first nine bytes of an lzop file.
+/// `[unlzo]` The first nine bytes of an lzop file.
 pub const MAGIC: [u8; 9] = [0x89, b'L', b'Z', b'O', 0, b'\r', b'\n', 0x1a, b'\n'];
-/// [unlzo] Kernels refuse larger blocks; so the tools that pack kernels make none.
+/// `[unlzo]` Kernels refuse larger blocks; so the tools that pack kernels make none.
 const BLOCK_MAX: usize = 256 << 10; // 256 KiB
-/// [unlzo] Since this version the header has "version needed", a level and a longer mtime.
+/// `[unlzo]` Since this version the header has "version needed", a level and a longer mtime.
 const VERSION_LONG: u16 = 0x0940;
 
 // [unlzo] Header flags: which checksums follow, whether there is a filter.
@@ -75,7 +75,7 @@ fn be32(input: &mut Input<'_>) -> io::Result<usize> {
     usize::try_from(number).map_err(io::Error::other)
 }
 
-/// [unlzo] Reads past the header and returns its flags.
+/// `[unlzo]` Reads past the header and returns its flags.
 fn skip_header(input: &mut Input<'_>) -> io::Result<u32> {
     if take(input)? != MAGIC {
         return Err(invalid("the lzop magic is missing"));
@@ -157,7 +157,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// [lzo] "Byte sequences": decodes a copy instruction to length, distance, and the number of
+    /// `[lzo]` "Byte sequences": decodes a copy instruction to length, distance, and the number of
     /// literals that follow. `state` is the number of literals copied last, 4 for more than 3.
     fn copy(&mut self, instruction: usize, state: usize) -> Option<(usize, usize, usize)> {
         let low = instruction & 3;
@@ -194,8 +194,8 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// [lzo] A length that does not fit its `mask` is 0 there and goes on in bytes: each zero byte
-    /// adds 255, the first other ends it.
+    /// `[lzo]` A length that does not fit its `mask` is 0 there and goes on in bytes: each zero
+    /// byte adds 255, the first other ends it.
     fn length(&mut self, bits: usize, mask: usize) -> Option<usize> {
         if bits != 0 {
             return Some(bits);
