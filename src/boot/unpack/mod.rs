@@ -9,8 +9,8 @@
 //! ours; zstd is the C library (pure Rust decoders that build with our Rust version refuse the
 //! 128 MiB window that `zstd --ultra -22`, the kernel's own choice, asks for).
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12, payload_offset;
-//! [lib] Linux `scripts/Makefile.lib`, which packs kernels and appends the size.
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12, payload_offset;
+//! `[lib]` Linux `scripts/Makefile.lib`, which packs kernels and appends the size.
 //! Read next: [`lz4`] and [`lzo`], whose containers no crate reads the way kernels use them.
 
 pub mod lz4;
@@ -36,7 +36,8 @@ const DICTIONARY_MAX_KIB: u32 = (1 << (DICTIONARY_MAX_LOG - 10)) + 1024;
 pub enum Error {
     /// The decoder stumbled, or the bytes end too early.
     #[error(
-        "Cannot unpack {algorithm} data: broken near byte {offset:#x}, after {produced:#x} unpacked bytes"
+        "Cannot unpack {algorithm} data: broken near byte {offset:#x}, after {produced:#x} unpacked \
+         bytes"
     )]
     Broken {
         /// What it is packed with.
