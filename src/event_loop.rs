@@ -146,9 +146,16 @@ impl<'a> EventLoop<'a> {
             std::thread::sleep(PAUSE);
             self.burst = 0;
         }
-        let taken = serial.receive(self.input.as_slices().0);
-        self.input.drain(..taken);
-        self.burst += taken;
+        // Until nothing is taken: only then does the port know that somebody waits for room. (The
+        // queue's first slice may be all that was asked for and yet not all there is.)
+        while !self.input.is_empty() {
+            let taken = serial.receive(self.input.as_slices().0);
+            if taken == 0 {
+                break;
+            }
+            self.input.drain(..taken);
+            self.burst += taken;
+        }
         if self.input.is_empty() && !self.stdin_open && !self.end_sent {
             self.end_sent = match guest {
                 GuestEnd::OurInit => serial.receive_break(),
