@@ -167,6 +167,22 @@ fn zstd_with_128_mib_window_of_the_real_tool_comes_back() {
 }
 
 #[test]
+fn zstd_of_known_size_comes_back_at_once() {
+    let blob = Blob::memory(ZSTD.to_vec(), "fixture".into());
+    let at_once = |expected| {
+        let size = Size {
+            limit: 1 << 20,
+            expected: Some(expected),
+        };
+        unpack(&blob, 0, blob.len(), Algorithm::Zstd, size)
+    };
+    let len = sample().len() as u64;
+    assert!(at_once(len).unwrap() == sample());
+    assert!(matches!(at_once(len - 1), Err(Error::Broken { .. })));
+    assert!(matches!(at_once(len + 1), Err(Error::TooShort { .. })));
+}
+
+#[test]
 fn lzma_header_asking_for_4_gib_of_dictionary_is_refused() {
     let mut packed = LZMA.to_vec();
     put(&mut packed, 1, &u32::MAX.to_le_bytes());
