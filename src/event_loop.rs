@@ -13,7 +13,7 @@
 //! Read next: [`crate::vcpu`].
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub struct EventLoop<'a> {
     keys: Option<KeyFilter>,
     input: VecDeque<u8>,
     stdin_open: bool,
-    end_sent: bool,
+    end_signs: u8,
     burst: usize,
     output_fd: OwnedFd,
 }
@@ -88,7 +88,7 @@ struct Ready {
 }
 
 impl<'a> EventLoop<'a> {
-    /// A loop that reads stdin; keys for cottage are looked for if it is a terminal.
+    /// A loop that reads stdin; keys for cottage are looked for if a person types them.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -96,10 +96,10 @@ impl<'a> EventLoop<'a> {
         Ok(Self {
             served,
             signals,
-            keys: io::stdin().is_terminal().then(KeyFilter::default),
+            keys: terminal::is_interactive().then(KeyFilter::default),
             input: VecDeque::new(),
             stdin_open: true,
-            end_sent: false,
+            end_signs: 0,
             burst: 0,
             output_fd: served.output.poll_fd()?,
         })
@@ -156,11 +156,22 @@ impl<'a> EventLoop<'a> {
             self.input.drain(..taken);
             self.burst += taken;
         }
-        if self.input.is_empty() && !self.stdin_open && !self.end_sent {
-            self.end_sent = match guest {
-                GuestEnd::OurInit => serial.receive_break(),
-                GuestEnd::Foreign => serial.receive(&[END_OF_TRANSMISSION]) == 1,
-            };
+        if self.input.is_empty() && !self.stdin_open {
+            self.signal_end();
+        }
+    }
+
+    /// Tells the guest that stdin has ended, as far as it takes the signs of it now.
+    fn signal_end(&mut self) {
+        let Served { serial, guest, .. } = self.served;
+        let (signs, send): (u8, &dyn Fn() -> bool) = match guest {
+            // Two, because a kernel with CONFIG_MAGIC_SYSRQ_SERIAL keeps the first break on a
+            // console for itself. Our init ignores what comes after the end.
+            GuestEnd::OurInit => (2, &|| serial.receive_break()),
+            GuestEnd::Foreign => (1, &|| serial.receive(&[END_OF_TRANSMISSION]) == 1),
+        };
+        while self.end_signs < signs && send() {
+            self.end_signs += 1;
         }
     }
 
