@@ -10,6 +10,8 @@
 )]
 
 pub(crate) mod program;
+pub(crate) mod pty;
+pub(crate) mod tiny_kernel;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
