@@ -146,9 +146,7 @@ impl<'a> EventLoop<'a> {
             std::thread::sleep(PAUSE);
             self.burst = 0;
         }
-        let taken = serial.receive(self.input.as_slices().0);
-        self.input.drain(..taken);
-        self.burst += taken;
+        self.burst += give(&mut self.input, |bytes| serial.receive(bytes));
         if self.input.is_empty() && !self.stdin_open && !self.end_sent {
             self.end_sent = match guest {
                 GuestEnd::OurInit => serial.receive_break(),
@@ -265,6 +263,60 @@ impl<'a> EventLoop<'a> {
     }
 }
 
+/// Moves bytes from `input` to `receive`, which says how many it took, until it takes no more.
+///
+/// A queue in a ring may be in two pieces. The last call must be one that asked for more than it
+/// was given, or leave nothing: only then does the port wake us when it has room again.
+fn give(input: &mut VecDeque<u8>, mut receive: impl FnMut(&[u8]) -> usize) -> usize {
+    let mut all = 0;
+    loop {
+        let first = input.as_slices().0;
+        let (asked, taken) = (first.len(), receive(first));
+        input.drain(..taken);
+        all += taken;
+        if taken < asked || input.is_empty() {
+            return all;
+        }
+    }
+}
+
 fn to_timespec(duration: Duration) -> Timespec {
     Timespec::try_from(duration).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `ab` at the end of the ring, `cd` at its start.
+    fn in_two_pieces() -> VecDeque<u8> {
+        let mut input = VecDeque::from(*b"..ab");
+        input.drain(..2);
+        input.extend(b"cd");
+        assert_eq!(input.as_slices(), (&b"ab"[..], &b"cd"[..]));
+        input
+    }
+
+    #[test]
+    fn input_in_two_pieces_is_given_whole() {
+        let (mut input, mut given) = (in_two_pieces(), Vec::new());
+        let taken = give(&mut input, |bytes| {
+            given.extend_from_slice(bytes);
+            bytes.len()
+        });
+        assert_eq!((taken, given.as_slice()), (4, &b"abcd"[..]));
+    }
+
+    #[test]
+    fn receiver_full_at_the_end_of_a_piece_is_asked_once_more() {
+        let (mut input, mut room) = (in_two_pieces(), 2);
+        let mut last = None;
+        give(&mut input, |bytes| {
+            let taken = bytes.len().min(std::mem::take(&mut room));
+            last = Some((bytes.to_vec(), taken));
+            taken
+        });
+        assert_eq!(last, Some((b"cd".to_vec(), 0)), "so it knows who waits");
+        assert_eq!(input, b"cd");
+    }
 }
