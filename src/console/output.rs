@@ -228,12 +228,12 @@ fn reopen_stdout() -> Option<File> {
 
 /// Writes `text` to stderr as cottage's own words, each line marked as such.
 ///
-/// In raw mode a newline alone would not return the carriage.
+/// On a terminal that does not translate newlines, one alone would not return the carriage.
 pub fn say(text: &str) {
-    let end = if super::terminal::is_raw() {
-        "\r\n"
-    } else {
+    let end = if super::terminal::returns_carriage() {
         "\n"
+    } else {
+        "\r\n"
     };
     let message: String = text
         .lines()

@@ -79,6 +79,14 @@ pub fn is_raw() -> bool {
         .is_some()
 }
 
+/// Whether a newline on stderr starts a new line: always, unless stderr is a terminal in raw mode.
+pub fn returns_carriage() -> bool {
+    termios::tcgetattr(rustix::stdio::stderr()).map_or(true, |modes| {
+        let translates = OutputModes::OPOST | OutputModes::ONLCR;
+        modes.output_modes.contains(translates)
+    })
+}
+
 /// Makes a panic of any thread restore the terminal, say what happened and end the process.
 pub fn install_panic_hook(exit_code: u8) {
     std::panic::set_hook(Box::new(move |info| {
