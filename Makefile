@@ -34,19 +34,22 @@ boot: cottage ## from nothing to a Linux shell: install, build, run (in the test
 	fi
 
 # The single file: the VMM with kernel, initramfs and init as ELF sections, which it reads from
-# /proc/self/exe. The sections are not loaded with the program.
+# /proc/self/exe. The sections are not loaded with the program; each starts on a page, so that it can
+# be mapped (objcopy aligns only sections that are already there, hence twice).
 cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VMM, kernel and initramfs
 	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(images)/initramfs.cpio $(images)/init Makefile | head -n 1); \
 	if [ ! $(cottage) -nt "$$newest" ]; then \
 	  mkdir -p build; \
 	  objcopy \
 	    --add-section .cottage.kernel=$(images)/tiny/vmlinux \
-	    --set-section-flags .cottage.kernel=noload,readonly \
 	    --add-section .cottage.initramfs=$(images)/initramfs.cpio \
-	    --set-section-flags .cottage.initramfs=noload,readonly \
 	    --add-section .cottage.init=$(images)/init \
-	    --set-section-flags .cottage.init=noload,readonly \
-	    $(release)/cottage $(cottage).new; \
+	    $(foreach name,kernel initramfs init,--set-section-flags .cottage.$(name)=noload,readonly) \
+	    $(release)/cottage $(cottage).unaligned; \
+	  objcopy \
+	    $(foreach name,kernel initramfs init,--set-section-alignment .cottage.$(name)=4096) \
+	    $(cottage).unaligned $(cottage).new; \
+	  rm $(cottage).unaligned; \
 	  mv $(cottage).new $(cottage); \
 	  echo "built $(cottage)"; \
 	fi

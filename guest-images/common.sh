@@ -71,43 +71,63 @@ run_apt() {
 # fetch SOURCE PACKAGE: downloads a source's Debian package and prints the file's path. PACKAGE is
 # its name in a release that manifest.toml does not pin.
 fetch() {
-  local package version sha256 meta dir file
-  package=$(pinned "$1" package)
-  version=$(pinned "$1" version)
+  local dir=$cache/deb/$1 sha256
   sha256=$(pinned "$1" sha256)
-  meta=$(pinned "$1" metapackage)
-  dir=$cache/deb/$1
-  need_commands kernel apt-get apt-cache dpkg-deb
-  rm -rf "$dir"
-  mkdir -p "$dir"
-  if [ -n "$version" ]; then
-    say "downloading $package $version"
-    if download "$dir" "$package=$version" || { use_private_lists && download "$dir" "$package=$version"; }; then
-      file=$(echo "$dir"/*.deb)
-      echo "$sha256  $file" | sha256sum --check --quiet >&2 ||
-        die "$package $version is not the file that manifest.toml describes (sha256 differs)"
-      echo "$file"
-      return
-    fi
-    say "NOTE: the archive no longer has $package $version; taking its current version instead,"
-    say "NOTE: checked by the archive's signature only. Images may differ from those we tested."
-  else
-    say "NOTE: no version is pinned for this release; taking the archive's current $2"
+  # "pin" is written last: it says for which pin the file was fetched completely.
+  if [ ! -f "$dir/pin" ] || [ "$(cat "$dir/pin")" != "$sha256" ]; then
+    need_commands kernel apt-get apt-cache dpkg-deb
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    fetch_pinned "$1" "$dir" || fetch_current "$1" "$2" "$dir"
+    echo "$sha256" >"$dir/pin"
   fi
-  use_private_lists
-  meta=${meta:-$2}
-  case $meta in
-    # The image itself is what the metapackage depends on.
-    linux-image-cloud-*) package=$(run_apt apt-cache depends "$meta" | awk '/Depends: linux-image/ { print $2; exit }') ;;
-    *) package=$meta ;;
-  esac
-  download "$dir" "$package" || die "cannot download $package from the archives apt knows on this system"
-  file=$(echo "$dir"/*.deb)
-  say "got $(basename "$file")"
-  echo "$file"
+  echo "$dir"/*.deb
 }
 
-download() { (cd "$1" && run_apt apt-get -qq download "$2" >&2 2>"$1/log") || { sed 's/^/  apt: /' "$1/log" >&2; return 1; }; }
+# fetch_pinned SOURCE DIR: fails if there is no pin or the mirror does not have that version any more.
+fetch_pinned() {
+  local package version
+  package=$(pinned "$1" package)
+  version=$(pinned "$1" version)
+  if [ -z "$version" ]; then
+    say "NOTE: no version of $1 is pinned for this release; taking the archive's current one"
+    return 1
+  fi
+  say "downloading $package $version"
+  if ! download "$2" "$package=$version"; then
+    use_private_lists
+    if ! download "$2" "$package=$version"; then
+      say "NOTE: the archive no longer has $package $version; taking its current version instead,"
+      say "NOTE: checked by the archive's signature only. Images may differ from those we tested."
+      return 1
+    fi
+  fi
+  echo "$(pinned "$1" sha256)  $(echo "$2"/*.deb)" | sha256sum --check --quiet >&2 ||
+    die "$package $version is not the file that manifest.toml describes (sha256 differs)"
+}
+
+# fetch_current SOURCE PACKAGE DIR
+fetch_current() {
+  local package
+  use_private_lists
+  package=$(pinned "$1" metapackage)
+  package=${package:-$2}
+  case $package in
+    # The image itself is what the metapackage depends on.
+    linux-image-cloud-*)
+      package=$(run_apt apt-cache depends "$package" | awk '/Depends: linux-image/ { print $2; exit }')
+      ;;
+  esac
+  download "$3" "$package" || die "cannot download $package from the archives that apt knows on this system"
+  say "got $(basename "$3"/*.deb)"
+}
+
+# download DIR PACKAGE: apt checks the file against the archive's signed lists.
+download() {
+  (cd "$1" && run_apt apt-get -qq download "$2" >&2 2>"$1/log") && return 0
+  sed 's/^/  apt: /' "$1/log" >&2
+  return 1
+}
 
 # progress PID FILE PATTERN WHAT: until the process ends, shows how many lines of a log match.
 # One line that is written over on a terminal, a line each half minute elsewhere.

@@ -37,7 +37,7 @@ const SH_SIZE: usize = 0x20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading failed.
-    #[error("Cannot read the guest inside {SELF}: {0}")]
+    #[error("Cannot read the guest inside {SELF}")]
     Read(#[from] io::Error),
     /// A build without guest.
     #[error(

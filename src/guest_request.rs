@@ -11,8 +11,6 @@
 //! The reader is `guest-images/init`. Source: Linux
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
 
-use std::io::{self, IsTerminal};
-
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -40,8 +38,7 @@ pub fn needs_init(config: &VmConfig) -> bool {
 /// What stdin and stdout are, as far as the guest should know.
 #[derive(Clone, Debug)]
 pub struct HostConsole {
-    stdin_is_terminal: bool,
-    stdout_is_terminal: bool,
+    interactive: bool,
     window: Option<(u16, u16)>,
     term: Option<String>,
 }
@@ -50,8 +47,7 @@ impl HostConsole {
     /// Looks at this process's.
     pub fn of_this_process() -> Self {
         Self {
-            stdin_is_terminal: io::stdin().is_terminal(),
-            stdout_is_terminal: io::stdout().is_terminal(),
+            interactive: terminal::is_interactive(),
             window: terminal::window_size(),
             term: std::env::var("TERM").ok(),
         }
@@ -60,10 +56,10 @@ impl HostConsole {
 
 /// The request file: NUL-terminated `key=value` strings, `arg` once a word.
 pub fn request(command: &[Vec<u8>], console: &HostConsole) -> Vec<u8> {
-    let kind = |terminal| if terminal { "tty" } else { "pipe" };
+    let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
-        format!("stdin={}", kind(console.stdin_is_terminal)),
-        format!("stdout={}", kind(console.stdout_is_terminal)),
+        format!("stdin={kind}"),
+        format!("stdout={kind}"),
         "hostname=cottage".to_owned(),
     ];
     if let Some((rows, columns)) = console.window {
@@ -92,8 +88,7 @@ mod tests {
     #[test]
     fn request_lists_console_and_words_nul_terminated() {
         let console = HostConsole {
-            stdin_is_terminal: false,
-            stdout_is_terminal: true,
+            interactive: false,
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
@@ -101,7 +96,7 @@ mod tests {
         let text = String::from_utf8(file).unwrap();
         assert_eq!(
             text,
-            "stdin=pipe\0stdout=tty\0hostname=cottage\0rows=24\0cols=80\0term=xterm\0\
+            "stdin=pipe\0stdout=pipe\0hostname=cottage\0rows=24\0cols=80\0term=xterm\0\
              arg=echo\0arg=a b\n\"\0"
         );
     }

@@ -23,10 +23,10 @@ pub enum Error {
     #[error(transparent)]
     Bundle(#[from] bundle::Error),
     /// `--kernel` does not open.
-    #[error("--kernel: {0}")]
+    #[error("Cannot use --kernel")]
     KernelFile(#[source] blob::Error),
     /// `--initramfs` does not open.
-    #[error("--initramfs: {0}")]
+    #[error("Cannot use --initramfs")]
     InitramfsFile(#[source] blob::Error),
     /// The kernel or initramfs is not loadable, or does not fit.
     #[error(transparent)]

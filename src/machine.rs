@@ -67,7 +67,7 @@ pub enum Error {
     #[error(transparent)]
     Bus(#[from] bus::Overlap),
     /// The host refused something ordinary.
-    #[error("Cannot {what}: {source}")]
+    #[error("Cannot {what}")]
     Host {
         /// What cottage wanted.
         what: &'static str,

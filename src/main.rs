@@ -9,7 +9,7 @@ use cottage::console::output::say;
 use cottage::console::terminal::install_panic_hook;
 use cottage::doctor;
 use cottage::machine::{self, Machine};
-use cottage::outcome::{USER_ERROR, VMM_FAILURE};
+use cottage::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
 
 fn main() -> ExitCode {
     install_panic_hook(VMM_FAILURE);
@@ -52,12 +52,6 @@ fn run(args: RunArgs) -> u8 {
 
 /// Prints an error and its causes, one a line.
 fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!("\n  because: {error}");
-        cause = error.source();
-    }
-    say(&text);
+    say(&with_causes(error));
     code
 }

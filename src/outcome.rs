@@ -27,6 +27,17 @@ Exit status:
   114    the guest ended, or you quit, before the command's status was known
   128+N  cottage was ended by signal N";
 
+/// An error and its causes, one a line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!("\n  because: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Why the guest no longer runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {

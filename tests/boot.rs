@@ -8,7 +8,7 @@ use support::linux_kvm;
 use support::program::{cottage, cottage_with_input, image};
 
 /// The type of boot loader a kernel saw. Source: Linux `arch/x86/kernel/setup.c` (0xff,
-/// undefined) and `arch/x86/platform/pvh/enlighten.c` (9 << 4, Xen).
+/// undefined) and `arch/x86/platform/pvh/enlighten.c` (0xb << 4, PVH without Xen).
 const LOADER: &str = "/proc/sys/kernel/bootloader_type";
 
 #[test]
@@ -71,7 +71,7 @@ fn elf_kernel_enters_by_pvh() {
         LOADER,
     ])
     .expect_code(0)
-    .expect_stdout("144\n");
+    .expect_stdout("176\n");
 }
 
 #[test]

@@ -34,13 +34,13 @@ export KBUILD_BUILD_TIMESTAMP='Sun Nov 17 22:15:08 UTC 2024'
 # A message in another language would be a different log, never a different kernel; but tools sort.
 export LC_ALL=C
 
-make_kernel() { make -C "$source" O="$objects" "$@"; }
+kernel_make=(make -C "$source" "O=$objects")
 
 # The last line about an option wins.
 configure() {
-  make_kernel -s KCONFIG_ALLCONFIG=/dev/null tinyconfig
+  "${kernel_make[@]}" -s tinyconfig
   cat "${configs[@]}" >>"$objects/.config"
-  make_kernel -s olddefconfig
+  "${kernel_make[@]}" -s olddefconfig
 }
 
 # Kconfig drops silently what it cannot grant. List every option whose value is not what we asked.
@@ -67,7 +67,7 @@ refused=$(refused_options)
 [ -z "$refused" ] || die "options that did not take effect:
 $refused"
 
-make_kernel -j"$jobs" vmlinux bzImage >>"$objects/log" 2>&1 &
+"${kernel_make[@]}" -j"$jobs" vmlinux bzImage >>"$objects/log" 2>&1 &
 build=$!
 # A background job does not hear Ctrl-C.
 trap 'kill "$build" 2>/dev/null; wait "$build"; exit 130' INT TERM

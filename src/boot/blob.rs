@@ -297,3 +297,122 @@ fn describe_type(kind: FileType) -> &'static str {
         _ => "something unknown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digits() -> Blob {
+        Blob::memory(b"0123456789".to_vec(), "digits".into())
+    }
+
+    /// A file with ten digits in it, of which the blob is the range 2..8.
+    fn digits_in_file() -> Blob {
+        let file = vmm_sys_util::tempfile::TempFile::new().unwrap().into_file();
+        file.write_all_at(b"0123456789", 0).unwrap();
+        Blob::file_range(file, 2, 6, "digits".into())
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let error = Blob::open(Path::new("/no/such/kernel")).unwrap_err();
+        assert_eq!(error.to_string(), "Cannot open /no/such/kernel");
+        let Error::Open { source, .. } = error else {
+            panic!("not an open error");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn directories_and_devices_are_refused() {
+        let directory = Blob::open(Path::new("/")).unwrap_err();
+        assert_eq!(
+            directory.to_string(),
+            "Cannot read /: it is a directory, not a file"
+        );
+        let device = Blob::open(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(
+            device.to_string(),
+            "Cannot read /dev/zero: it is a character device, not a file"
+        );
+    }
+
+    #[test]
+    fn pipe_is_read_whole() {
+        use std::os::fd::AsRawFd;
+        use std::process::{Command, Stdio};
+        let mut printf = Command::new("printf");
+        let mut child = printf.arg("kernel").stdout(Stdio::piped()).spawn().unwrap();
+        let pipe = child.stdout.take().unwrap();
+        let path = format!("/dev/fd/{}", pipe.as_raw_fd());
+        let blob = Blob::open(Path::new(&path)).unwrap();
+        child.wait().unwrap();
+        assert_eq!(blob.read_vec(0, blob.len(), 100).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn file_range_hides_the_rest_of_the_file() {
+        let blob = digits_in_file();
+        assert_eq!(blob.len(), 6);
+        assert_eq!(blob.read_vec(1, 5, 5).unwrap(), b"34567");
+        let error = blob.read_vec(1, 6, 6).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot read 0x6 bytes at 0x1 of digits: it has 0x6 bytes"
+        );
+    }
+
+    #[test]
+    fn read_that_wraps_is_refused() {
+        let error = digits().read_exact_at(u64::MAX, &mut [0; 2]).unwrap_err();
+        assert!(matches!(error, Error::OutOfRange { len: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn read_above_the_limit_is_refused() {
+        let error = digits().read_vec(0, 10, 9).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot hold 0xa bytes of digits in memory: the limit is 0x9"
+        );
+    }
+
+    #[test]
+    fn head_of_a_short_blob_is_all_of_it() {
+        assert_eq!(digits().head(4096).unwrap(), b"0123456789");
+        assert_eq!(digits().head(2).unwrap(), b"01");
+    }
+
+    #[test]
+    fn file_that_shrank_is_an_error() {
+        let blob = digits_in_file();
+        let Bytes::File { file, .. } = &blob.bytes else {
+            panic!("not a file");
+        };
+        file.set_len(5).unwrap();
+        let error = blob.read_vec(0, 6, 6).unwrap_err();
+        assert_eq!(error.to_string(), "Cannot read 0x6 bytes at 0x0 of digits");
+    }
+
+    #[test]
+    fn memory_and_file_arrive_in_the_guest_alike() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let (low, high) = (GuestAddress(0x1000), GuestAddress(0x2000));
+        digits_in_file().copy_to_guest(1, 3, &memory, low).unwrap();
+        digits().copy_to_guest(3, 3, &memory, high).unwrap();
+        let mut bytes = [[0; 4]; 2];
+        memory.read(low, &mut bytes[0]).unwrap();
+        memory.read(high, &mut bytes[1]).unwrap();
+        assert_eq!(bytes, [*b"345\0"; 2]);
+    }
+
+    #[test]
+    fn copy_outside_ram_is_refused() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let error = digits().copy_to_guest(0, 10, &memory, GuestAddress(2 << 20));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "Cannot copy 0xa bytes at 0x0 of digits into the guest"
+        );
+    }
+}

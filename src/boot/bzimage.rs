@@ -15,7 +15,7 @@
 //! guest, which costs guest time and memory but gives KASLR. [`BzImage::parse`] serves both,
 //! [`BzImage::load`] is the second.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12. Read next: [`super::unpack`].
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12. Read next: [`super::unpack`].
 
 use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use vm_memory::{ByteValued, GuestAddress};
@@ -24,16 +24,16 @@ use super::blob::{self, Blob};
 use crate::memory::GuestMemory;
 use crate::memory::layout::HIGH_RAM_START;
 
-/// [boot] Where the setup header starts in the file, and where "HdrS" is.
+/// `[boot]` Where the setup header starts in the file, and where "HdrS" is.
 const SETUP_HEADER: usize = 0x1f1;
-/// [boot] The byte at 0x201 counts the header's bytes from 0x202 on.
+/// `[boot]` The byte at 0x201 counts the header's bytes from 0x202 on.
 const HEADER_LENGTH: usize = 0x201;
 const SECTOR: u64 = 512;
-/// [boot] payload_offset and payload_length appear in protocol 2.08.
+/// `[boot]` payload_offset and payload_length appear in protocol 2.08.
 const PROTOCOL_WITH_PAYLOAD: u16 = 0x0208;
-/// [boot] xloadflags, hence the 64-bit entry point, appears in protocol 2.12.
+/// `[boot]` xloadflags, hence the 64-bit entry point, appears in protocol 2.12.
 const PROTOCOL_WITH_64_BIT: u16 = 0x020c;
-/// [boot] "64-bit Boot Protocol": the entry point is 0x200 bytes into the kernel.
+/// `[boot]` "64-bit Boot Protocol": the entry point is 0x200 bytes into the kernel.
 const ENTRY_64: u64 = 0x200;
 /// The version string is shorter; we stop looking after this many bytes.
 const VERSION_MAX: usize = 256;
@@ -68,7 +68,8 @@ pub enum Error {
     },
     /// loadflags without LOADED_HIGH.
     #[error(
-        "Cannot boot a zImage (loadflags {loadflags:#04x}): its kernel goes below the first megabyte"
+        "Cannot boot a zImage (loadflags {loadflags:#04x}): its kernel goes below the first \
+         megabyte"
     )]
     NotHigh {
         /// The header's field.
@@ -76,7 +77,8 @@ pub enum Error {
     },
     /// xloadflags without XLF_KERNEL_64.
     #[error(
-        "Cannot enter this kernel in 64-bit mode (xloadflags {xloadflags:#06x}): it is a 32-bit kernel"
+        "Cannot enter this kernel in 64-bit mode (xloadflags {xloadflags:#06x}): it is a 32-bit \
+         kernel"
     )]
     Not64Bit {
         /// The header's field.
@@ -97,7 +99,7 @@ pub enum Error {
     /// A field has a value that makes no sense.
     #[error("Setup header field {field} is {value:#x}: {rule}")]
     Field {
-        /// The field's name in [boot].
+        /// The field's name in `[boot]`.
         field: &'static str,
         /// What the file says.
         value: u64,
@@ -252,7 +254,7 @@ impl BzImage {
     }
 }
 
-/// [boot] pref_address: "A relocating bootloader should attempt to load at this address if
+/// `[boot]` pref_address: "A relocating bootloader should attempt to load at this address if
 /// possible." Zero means no preference: then the lowest aligned address above the first megabyte.
 ///
 /// We never move a kernel that does not fit at its preferred address: a relocatable kernel loaded
@@ -295,7 +297,7 @@ fn need(version: u16, needed: u16, purpose: &'static str) -> Result<(), Error> {
     })
 }
 
-/// [boot] "64-bit Boot Protocol": the header is at 0x1f1, its end is 0x202 + the byte at 0x201.
+/// `[boot]` "64-bit Boot Protocol": the header is at 0x1f1, its end is 0x202 + the byte at 0x201.
 /// `None` if `head` ends before the header does.
 fn setup_header_of(head: &[u8]) -> Option<setup_header> {
     let end = HEADER_LENGTH + 1 + usize::from(*head.get(HEADER_LENGTH)?);
@@ -311,7 +313,7 @@ fn setup_header_of(head: &[u8]) -> Option<setup_header> {
 
 /// Bytes of protected-mode kernel in the file.
 ///
-/// [boot] syssize is in units of 16 bytes, rounded up: the file may be up to 15 bytes shorter.
+/// `[boot]` syssize is in units of 16 bytes, rounded up: the file may be up to 15 bytes shorter.
 /// What lies behind it (a signature, say) is not loaded.
 fn kernel_len(header: &setup_header, offset: u64, file: u64) -> Result<u64, Error> {
     const PARAGRAPH: u64 = 16;
@@ -334,7 +336,7 @@ fn kernel_len(header: &setup_header, offset: u64, file: u64) -> Result<u64, Erro
     Ok(len.min(there))
 }
 
-/// [boot] kernel_version: "contains a pointer to a NUL-terminated human-readable kernel version
+/// `[boot]` kernel_version: "contains a pointer to a NUL-terminated human-readable kernel version
 /// number string, less 0x200"; zero means none. Only for people: one that makes no sense is none.
 fn version_text(file: &Blob, pointer: u16) -> Result<Option<String>, Error> {
     let start = u64::from(pointer) + 0x200;
@@ -348,4 +350,185 @@ fn version_text(file: &Blob, pointer: u16) -> Result<Option<String>, Error> {
         .map_while(|byte| (byte.is_ascii_graphic() || *byte == b' ').then_some(char::from(*byte)))
         .collect();
     Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{bzimage, put};
+    use super::*;
+
+    fn parse(image: Vec<u8>) -> Result<BzImage, Error> {
+        let file = Blob::memory(image, "test kernel".into());
+        let head = file.head(super::super::identify::HEAD).unwrap();
+        BzImage::parse(&file, &head)
+    }
+
+    /// A bzImage with `bytes` written at `offset`.
+    fn changed(offset: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut image = bzimage(b"payload and size");
+        put(&mut image, offset, bytes);
+        image
+    }
+
+    fn refusal(offset: usize, bytes: &[u8]) -> String {
+        parse(changed(offset, bytes)).unwrap_err().to_string()
+    }
+
+    fn misplaced(offset: usize, bytes: &[u8]) -> String {
+        let image = parse(changed(offset, bytes)).unwrap();
+        image.place(16 << 20).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bzimage_is_understood() {
+        let image = parse(bzimage(b"payload and size")).unwrap();
+        assert_eq!((image.kernel_offset, image.kernel_len), (0x400, 0x410));
+        assert_eq!((image.payload_offset, image.payload_len), (0x800, 16));
+        assert_eq!(image.version.unwrap(), "6.12.0-test (cottage)");
+    }
+
+    #[test]
+    fn setup_sects_of_zero_means_four() {
+        let mut image = bzimage(b"payload and size");
+        image.splice(0x400..0x400, [0; 3 * 512]);
+        put(&mut image, 0x1f1, &[0]);
+        assert_eq!(parse(image).unwrap().kernel_offset, 5 * 512);
+    }
+
+    #[test]
+    fn packed_kernel_goes_to_its_preferred_address() {
+        let image = parse(bzimage(b"payload and size")).unwrap();
+        let placed = Placed {
+            start: GuestAddress(0x20_0000),
+            entry: GuestAddress(0x20_0200),
+            end: GuestAddress(0x30_0000),
+        };
+        assert_eq!(image.place(0x30_0000).unwrap(), placed);
+    }
+
+    #[test]
+    fn kernel_without_preference_goes_to_the_first_aligned_address() {
+        let mut image = changed(0x258, &0u64.to_le_bytes());
+        put(&mut image, 0x230, &0x100_0000_u32.to_le_bytes());
+        let placed = parse(image).unwrap().place(64 << 20).unwrap();
+        assert_eq!(placed.start, GuestAddress(0x100_0000));
+    }
+
+    #[test]
+    fn signature_behind_the_kernel_is_not_loaded() {
+        let mut image = bzimage(b"payload and size");
+        image.extend([0xff; 100]);
+        assert_eq!(parse(image).unwrap().kernel_len, 0x410);
+    }
+
+    #[test]
+    fn setup_header_that_is_cut_off_is_refused() {
+        let error = parse(bzimage(b"payload and size")[..0x240].to_vec()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot find the setup header: it ends at 0x268, but the file has 0x240 bytes (cut \
+             off?)"
+        );
+    }
+
+    #[test]
+    fn kernel_that_is_cut_off_is_refused() {
+        let error = parse(bzimage(b"payload and size")[..0x700].to_vec()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot find the protected-mode kernel: it ends at 0x810, but the file has 0x700 bytes \
+             (cut off?)"
+        );
+    }
+
+    #[test]
+    fn protocol_without_payload_fields_is_refused() {
+        assert_eq!(
+            refusal(0x206, &0x207_u16.to_le_bytes()),
+            "Cannot use boot protocol 2.07: to find the packed kernel, 2.08 is needed"
+        );
+    }
+
+    #[test]
+    fn zimage_is_refused() {
+        assert!(refusal(0x211, &[0]).starts_with("Cannot boot a zImage (loadflags 0x00)"));
+    }
+
+    #[test]
+    fn empty_kernel_is_refused() {
+        let text = refusal(0x1f4, &0u32.to_le_bytes());
+        assert_eq!(
+            text,
+            "Setup header field syssize is 0x0: there must be a kernel"
+        );
+    }
+
+    #[test]
+    fn payload_outside_the_kernel_is_refused() {
+        assert_eq!(
+            refusal(0x248, &0x401_u32.to_le_bytes()),
+            "Payload 0x401 + 0x10 lies outside the protected-mode kernel of 0x410 bytes"
+        );
+        assert!(refusal(0x24c, &u32::MAX.to_le_bytes()).contains("0x400 + 0xffffffff"));
+        assert!(refusal(0x24c, &0u32.to_le_bytes()).contains("0x400 + 0x0"));
+    }
+
+    #[test]
+    fn packed_kernel_of_an_old_protocol_is_refused() {
+        assert_eq!(
+            misplaced(0x206, &0x20b_u16.to_le_bytes()),
+            "Cannot use boot protocol 2.11: to enter it in 64-bit mode, 2.12 is needed"
+        );
+    }
+
+    #[test]
+    fn packed_32_bit_kernel_is_refused() {
+        assert!(misplaced(0x236, &0x7e_u16.to_le_bytes()).contains("(xloadflags 0x007e)"));
+    }
+
+    #[test]
+    fn packed_kernel_that_does_not_fit_names_the_memory_it_needs() {
+        assert_eq!(
+            misplaced(0x260, &0xff_0000_u32.to_le_bytes()),
+            "The kernel needs guest-physical 0x200000 to 0x11f0000 to unpack itself (init_size \
+             0xff0000), but guest memory below the gap ends at 0x1000000; give it at least 18 MiB"
+        );
+    }
+
+    #[test]
+    fn init_size_smaller_than_the_kernel_is_refused() {
+        let text = misplaced(0x260, &0x400_u32.to_le_bytes());
+        assert_eq!(
+            text,
+            "Setup header field init_size is 0x400: the packed kernel alone is larger"
+        );
+    }
+
+    #[test]
+    fn preferred_address_below_the_first_megabyte_is_refused() {
+        assert!(
+            misplaced(0x258, &0x1000_u64.to_le_bytes())
+                .starts_with("Setup header field pref_address is 0x1000")
+        );
+    }
+
+    #[test]
+    fn preferred_address_that_wraps_is_refused() {
+        assert!(misplaced(0x258, &u64::MAX.to_le_bytes()).contains("0xffffffffffffffff"));
+    }
+
+    #[test]
+    fn alignment_that_is_no_power_of_two_is_refused() {
+        let mut image = changed(0x258, &0u64.to_le_bytes());
+        put(&mut image, 0x230, &3u32.to_le_bytes());
+        let error = parse(image)
+            .unwrap()
+            .place(16 << 20)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "Setup header field kernel_alignment is 0x3: it must be a power of two"
+        );
+    }
 }

@@ -21,24 +21,21 @@
 //! The structures are linux-loader's; its loader is not used, because it seeks and copies through
 //! `Read`, checks little, and drops the numbers an error message needs.
 //!
-//! Sources: [elf] System V ABI, chapters 4 and 5; [boot] Linux `Documentation/arch/x86/boot.rst`,
-//! v6.12; [pvh] Xen `docs/misc/pvh.pandoc` and `xen/include/public/elfnote.h`.
-//! Read next: [`super::bzimage`].
+//! Sources: `[elf]` System V ABI, chapters 4 and 5; Linux
+//! `arch/x86/kernel/vmlinux.lds.S`, v6.12, for what a vmlinux contains.
+//! Read next: [`super::notes`].
 
-use linux_loader::elf::{Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
-use vm_memory::{ByteValued, GuestAddress};
+use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
+use vm_memory::GuestAddress;
 
 use super::blob::{self, Blob, structure};
+use super::notes;
 use crate::memory::GuestMemory;
 use crate::memory::layout::HIGH_RAM_START;
 
 /// Most program headers we read; Linux has five.
 pub const MAX_PROGRAM_HEADERS: u16 = 64;
-/// Most bytes of one note segment we read; Linux has half a KiB.
-pub const MAX_NOTES: u64 = 64 << 10; // 64 KiB
-/// [pvh] Type of the Xen note with the 32-bit PVH entry point.
-const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
-/// Sizes [elf] gives the two headers.
+/// Sizes `[elf]` gives the two headers.
 const EHDR_SIZE: u64 = 64;
 const PHDR_SIZE: u16 = 56;
 
@@ -149,17 +146,8 @@ pub enum Error {
         address: u64,
     },
     /// The note segment does not hold what it announces.
-    #[error("The notes at {offset:#x} + {len:#x} are broken at {at:#x}: {why}")]
-    BrokenNotes {
-        /// p_offset.
-        offset: u64,
-        /// p_filesz.
-        len: u64,
-        /// Offset in the notes.
-        at: usize,
-        /// What is wrong there.
-        why: &'static str,
-    },
+    #[error(transparent)]
+    Notes(#[from] notes::Error),
     /// The bytes could not be read or copied.
     #[error(transparent)]
     Blob(#[from] blob::Error),
@@ -218,7 +206,7 @@ impl Elf {
             match header.p_type {
                 // An empty segment loads nothing wherever it claims to lie.
                 PT_LOAD if header.p_memsz > 0 => segments.push(segment(index, header, file)?),
-                PT_NOTE if pvh_entry.is_none() => pvh_entry = pvh_note(file, header)?,
+                PT_NOTE if pvh_entry.is_none() => pvh_entry = notes::pvh_entry(file, header)?,
                 _ => {}
             }
         }
@@ -270,7 +258,7 @@ impl Elf {
     }
 }
 
-/// [elf] The table of e_phnum headers at e_phoff; from `head` if it is there, else read.
+/// `[elf]` The table of e_phnum headers at e_phoff; from `head` if it is there, else read.
 fn program_headers(
     file: &Blob,
     head: &[u8],
@@ -340,10 +328,8 @@ fn segment(index: usize, header: &Elf64_Phdr, file: &Blob) -> Result<Segment, Er
 
 /// Neighbours in address order must not touch: two segments in one place are never meant.
 fn check_overlap(sorted: &[Segment]) -> Result<(), Error> {
-    for pair in sorted.windows(2) {
-        if let [low, high] = pair
-            && low.physical + low.memory_len > high.physical
-        {
+    for (low, high) in sorted.iter().zip(sorted.iter().skip(1)) {
+        if low.physical + low.memory_len > high.physical {
             return Err(Error::SegmentsOverlap {
                 first: low.index,
                 second: high.index,
@@ -356,8 +342,8 @@ fn check_overlap(sorted: &[Segment]) -> Result<(), Error> {
 
 /// Where e_entry is in guest-physical memory.
 ///
-/// [elf] e_entry is a virtual address, but Linux stores the physical address of startup_64 there
-/// (arch/x86/kernel/vmlinux.lds.S: ENTRY(phys_startup_64)); other kernels may follow [elf]. So the
+/// `[elf]` e_entry is a virtual address, but Linux stores the physical address of startup_64 there
+/// (arch/x86/kernel/vmlinux.lds.S: ENTRY(phys_startup_64)); others may follow `[elf]`. So the
 /// physical reading goes first: Linux's per-CPU segment has virtual address 0 and would
 /// otherwise catch low physical entries.
 fn physical_entry(segments: &[Segment], entry: u64) -> Result<u64, Error> {
@@ -392,65 +378,205 @@ fn check_pvh_entry(segments: &[Segment], address: u64) -> Result<u64, Error> {
     })
 }
 
-/// Looks for the PVH entry point in one note segment.
-fn pvh_note(file: &Blob, header: &Elf64_Phdr) -> Result<Option<u64>, Error> {
-    let (offset, len) = (header.p_offset, header.p_filesz);
-    if offset.checked_add(len).is_none_or(|end| end > file.len()) {
-        return Err(Error::Truncated {
-            what: "notes",
-            offset,
-            len,
-            file: file.len(),
-        });
-    }
-    let broken = |(at, why)| Error::BrokenNotes {
-        offset,
-        len,
-        at,
-        why,
-    };
-    if len > MAX_NOTES {
-        return Err(broken((0, "too long")));
-    }
-    let bytes = file.read_vec(offset, len, MAX_NOTES)?;
-    // [elf] Notes are aligned to 4 bytes; a segment that says 8 means it.
-    let align = if header.p_align == 8 { 8 } else { 4 };
-    find_pvh_entry(&bytes, align).map_err(broken)
-}
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{self, elf, phdr, put, segment, small_elf};
+    use super::*;
 
-/// [elf] "Note Section": name and descriptor follow the header, each padded to `align`.
-///
-/// Fails with the offset and what is wrong there. All sizes are at most [`MAX_NOTES`] + 2^33,
-/// so additions cannot overflow.
-fn find_pvh_entry(notes: &[u8], align: usize) -> Result<Option<u64>, (usize, &'static str)> {
-    let mut at = 0;
-    while at < notes.len() {
-        let note: Elf64_Nhdr = structure(notes, at).ok_or((at, "a header is cut off"))?;
-        let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX / 4);
-        let name_start = at + note.as_slice().len();
-        let name_end = name_start + size(note.n_namesz);
-        let name = notes
-            .get(name_start..name_end)
-            .ok_or((at, "a name is cut off"))?;
-        let start = name_end.next_multiple_of(align);
-        let end = start + size(note.n_descsz);
-        let value = notes.get(start..end).ok_or((at, "a value is cut off"))?;
-        if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && name == b"Xen\0" {
-            return pvh_address(value)
-                .map(Some)
-                .ok_or((at, "the PVH entry is no 32-bit address"));
-        }
-        at = end.next_multiple_of(align);
+    fn parse(image: Vec<u8>) -> Result<Elf, Error> {
+        let file = Blob::memory(image, "test kernel".into());
+        let head = file.head(super::super::identify::HEAD).unwrap();
+        Elf::parse(&file, &head)
     }
-    Ok(None)
-}
 
-/// [pvh] The entry runs in 32-bit mode, but Linux stores its address in 4 or 8 bytes.
-fn pvh_address(value: &[u8]) -> Option<u64> {
-    let address = match value.len() {
-        4 => u64::from(u32::from_le_bytes(value.try_into().ok()?)),
-        8 => u64::from_le_bytes(value.try_into().ok()?),
-        _ => return None,
-    };
-    u32::try_from(address).is_ok().then_some(address)
+    /// The message for `small_elf` with `bytes` written at `offset`.
+    fn refusal(offset: usize, bytes: &[u8]) -> String {
+        let mut image = small_elf();
+        put(&mut image, offset, bytes);
+        parse(image).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn small_elf_is_understood() {
+        let elf = parse(small_elf()).unwrap();
+        assert_eq!((elf.entry, elf.pvh_entry), (0x20_0000, Some(0x20_0010)));
+        assert_eq!((elf.start, elf.end), (0x20_0000, 0x20_0040));
+    }
+
+    #[test]
+    fn segments_arrive_where_they_asked_and_bss_is_zero() {
+        let mut bss = segment(0x21_0000, b"data");
+        bss.memory_len = 0x100;
+        let image = elf(0x20_0000, &[bss, segment(0x20_0000, b"text")], b"");
+        let file = Blob::memory(image.clone(), "test kernel".into());
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let kernel = parse(image).unwrap();
+        kernel.load(&file, &memory).unwrap();
+        let mut bytes = [0; 8];
+        memory.read(GuestAddress(0x21_0000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"data\0\0\0\0");
+        memory.read(GuestAddress(0x20_0000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"text\0\0\0\0");
+        assert_eq!((kernel.start, kernel.end), (0x20_0000, 0x21_0100));
+    }
+
+    #[test]
+    fn virtual_entry_is_translated_to_physical() {
+        let entry = 0xffff_ffff_8020_0008;
+        let kernel = parse(elf(entry, &[segment(0x20_0000, &[0; 64])], b"")).unwrap();
+        assert_eq!(kernel.entry, 0x20_0008);
+    }
+
+    #[test]
+    fn physical_entry_wins_over_a_segment_with_low_virtual_addresses() {
+        let mut percpu = segment(0x40_0000, &[0; 64]);
+        percpu.virtual_ = 0x20_0000;
+        let kernel = parse(elf(0x20_0000, &[percpu, segment(0x20_0000, &[0; 64])], b""));
+        assert_eq!(kernel.unwrap().entry, 0x20_0000);
+    }
+
+    #[test]
+    fn program_headers_beyond_the_head_are_read_from_the_file() {
+        let mut image = small_elf();
+        let table = image[64..64 + 2 * 56].to_vec();
+        let at = image.len() as u64;
+        image.extend(table);
+        put(&mut image, 32, &at.to_le_bytes());
+        put(&mut image, 64, &[0; 112]);
+        assert_eq!(parse(image).unwrap().pvh_entry, Some(0x20_0010));
+    }
+
+    #[test]
+    fn elf_cut_off_in_its_header_is_refused() {
+        let error = parse(small_elf()[..63].to_vec()).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "Cannot read the ELF header at 0x0 + 0x40: the file has 0x3f bytes"
+        );
+    }
+
+    #[test]
+    fn program_headers_outside_the_file_are_refused() {
+        assert_eq!(
+            refusal(32, &u64::MAX.to_le_bytes()),
+            "Cannot read the program headers at 0xffffffffffffffff + 0x70: the file has 0x1070 \
+             bytes"
+        );
+    }
+
+    #[test]
+    fn no_program_headers_are_refused() {
+        assert_eq!(
+            refusal(56, &0u16.to_le_bytes()),
+            "Cannot use 0 program headers of 56 bytes: 1 to 64 of 56 bytes are expected"
+        );
+    }
+
+    #[test]
+    fn too_many_program_headers_are_refused() {
+        assert!(refusal(56, &65u16.to_le_bytes()).starts_with("Cannot use 65 program headers"));
+    }
+
+    #[test]
+    fn program_headers_of_32_bit_size_are_refused() {
+        assert!(refusal(54, &32u16.to_le_bytes()).contains("headers of 32 bytes"));
+    }
+
+    #[test]
+    fn elf_without_load_segment_is_refused() {
+        assert_eq!(
+            refusal(phdr(0, 0), &6u32.to_le_bytes()),
+            "Cannot find a segment to load among 2 program headers"
+        );
+    }
+
+    #[test]
+    fn segment_beyond_the_file_is_refused() {
+        assert_eq!(
+            refusal(phdr(0, 1), &0x1060_u64.to_le_bytes()),
+            "Segment 0 takes bytes 0x1060 + 0x40, but the file has 0x1070 (cut off?)"
+        );
+    }
+
+    #[test]
+    fn segment_whose_file_range_wraps_is_refused() {
+        assert!(refusal(phdr(0, 1), &u64::MAX.to_le_bytes()).contains("0xffffffffffffffff + 0x40"));
+    }
+
+    #[test]
+    fn segment_larger_in_the_file_than_in_memory_is_refused() {
+        assert_eq!(
+            refusal(phdr(0, 5), &0x3f_u64.to_le_bytes()),
+            "Segment 0 has 0x40 bytes in the file, but only 0x3f in memory"
+        );
+    }
+
+    #[test]
+    fn segment_that_wraps_is_refused() {
+        assert!(refusal(phdr(0, 3), &(u64::MAX - 8).to_le_bytes()).contains("0xfffffffffffffff7"));
+        assert!(refusal(phdr(0, 5), &u64::MAX.to_le_bytes()).contains("+ 0xffffffffffffffff"));
+    }
+
+    #[test]
+    fn segment_below_the_first_megabyte_is_refused() {
+        assert_eq!(
+            refusal(phdr(0, 3), &0x9_0000_u64.to_le_bytes()),
+            "Segment 0 wants guest-physical 0x90000 + 0x40; kernels go above 0x100000"
+        );
+    }
+
+    #[test]
+    fn overlapping_segments_are_refused() {
+        let two = [segment(0x20_0020, &[0; 64]), segment(0x20_0000, &[0; 64])];
+        assert_eq!(
+            parse(elf(0x20_0000, &two, b"")).unwrap_err().to_string(),
+            "Segments 1 and 0 overlap at guest-physical 0x200020"
+        );
+    }
+
+    #[test]
+    fn segment_outside_ram_is_refused_with_the_memory_it_needs() {
+        let image = elf(0x20_0000, &[segment(0x20_0000, &[0; 64])], b"");
+        let file = Blob::memory(image.clone(), "test kernel".into());
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let error = parse(image).unwrap().load(&file, &memory).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Segment 0 wants guest-physical 0x200000 to 0x200040, but guest memory below the gap \
+             ends at 0x200000; this kernel needs at least 3 MiB"
+        );
+    }
+
+    #[test]
+    fn entry_outside_every_segment_is_refused() {
+        assert_eq!(
+            refusal(24, &0x30_0000_u64.to_le_bytes()),
+            "The 64-bit entry 0x300000 lies in no loaded segment"
+        );
+    }
+
+    #[test]
+    fn entry_in_bss_is_refused() {
+        let mut image = small_elf();
+        put(&mut image, phdr(0, 5), &0x1000_u64.to_le_bytes());
+        put(&mut image, 24, &0x20_0040_u64.to_le_bytes());
+        let error = parse(image).unwrap_err().to_string();
+        assert_eq!(error, "The 64-bit entry 0x200040 lies in no loaded segment");
+    }
+
+    #[test]
+    fn pvh_entry_outside_every_segment_is_refused() {
+        let notes = testing::note(b"Xen\0", 18, &0x10_u32.to_le_bytes());
+        let image = elf(0x20_0000, &[segment(0x20_0000, &[0; 64])], &notes);
+        let error = parse(image).unwrap_err().to_string();
+        assert_eq!(error, "The PVH entry 0x10 lies in no loaded segment");
+    }
+
+    #[test]
+    fn notes_outside_the_file_are_refused() {
+        assert_eq!(
+            refusal(phdr(1, 4), &0x1000_u64.to_le_bytes()),
+            "Cannot read the notes at 0x1040 + 0x1000: the file has 0x1070 bytes"
+        );
+    }
 }

@@ -4,7 +4,9 @@
 //! "rootfs.img is an ext4 file system, not a kernel". [`super::parse`] asks for kernels,
 //! [`super::initramfs`] for initramfs. Nothing is validated here beyond the first bytes.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [elf] System V ABI, chapter 4;
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[elf]` System V ABI,
+//! chapter 4;
+//! `[initramfs]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`;
 //! the magic numbers of the others are those their own documentation gives (also in file(1)).
 //! Read next: [`super::elf`].
 
@@ -120,12 +122,12 @@ fn has(head: &[u8], offset: usize, magic: &[u8]) -> bool {
     head.get(offset..).is_some_and(|at| at.starts_with(magic))
 }
 
-/// [boot] "The Real-Mode Kernel Header": boot_flag 0xAA55 at 0x1fe, "HdrS" at 0x202.
+/// `[boot]` "The Real-Mode Kernel Header": boot_flag 0xAA55 at 0x1fe, "HdrS" at 0x202.
 fn is_bzimage(head: &[u8]) -> bool {
     has(head, 0x1fe, b"\x55\xaa") && has(head, 0x202, b"HdrS")
 }
 
-/// [elf] "ELF Identification" and "ELF Header": class, byte order, type, machine.
+/// `[elf]` "ELF Identification" and "ELF Header": class, byte order, type, machine.
 fn elf_kind(head: &[u8]) -> Kind {
     let Some(&[class, order]) = head.get(4..6) else {
         return Kind::Other("an ELF file cut off in its first 6 bytes".into());
@@ -152,7 +154,7 @@ fn elf_kind(head: &[u8]) -> Kind {
     Kind::Other(what)
 }
 
-/// [elf] e_machine; the few whose kernels people have lying about.
+/// `[elf]` e_machine; the few whose kernels people have lying about.
 fn machine_name(machine: u16) -> String {
     let name = match machine {
         8 => "MIPS",
@@ -197,4 +199,138 @@ fn is_text(head: &[u8]) -> bool {
 fn hex(bytes: &[u8]) -> String {
     let bytes: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     bytes.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{bzimage, put, small_elf};
+    use super::*;
+
+    /// The phrase for a page that starts with zeros and has `magic` at `offset`.
+    fn phrase(offset: usize, magic: &[u8]) -> String {
+        let mut page = vec![0; 4096];
+        put(&mut page, offset, magic);
+        identify(&page).phrase()
+    }
+
+    /// The phrase for `small_elf` with `bytes` at `offset`.
+    fn elf_phrase(offset: usize, bytes: &[u8]) -> String {
+        let mut image = small_elf();
+        put(&mut image, offset, bytes);
+        identify(&image).phrase()
+    }
+
+    #[test]
+    fn kernels_are_recognized() {
+        assert_eq!(identify(&small_elf()), Kind::Elf);
+        assert_eq!(identify(&bzimage(b"payload and size")), Kind::BzImage);
+    }
+
+    #[test]
+    fn packed_files_are_recognized() {
+        assert_eq!(phrase(0, b"\x1f\x8b\x08"), "a file packed with gzip");
+        assert_eq!(phrase(0, b"BZh9"), "a file packed with bzip2");
+        assert_eq!(phrase(0, b"\xfd7zXZ\0"), "a file packed with xz");
+        assert_eq!(phrase(0, b"\x5d\0\0\x80\0"), "a file packed with lzma");
+        assert_eq!(phrase(0, b"\x89LZO\0\r\n\x1a\n"), "a file packed with lzo");
+        assert_eq!(phrase(0, b"\x02\x21\x4c\x18"), "a file packed with lz4");
+        assert_eq!(phrase(0, b"\x28\xb5\x2f\xfd"), "a file packed with zstd");
+    }
+
+    #[test]
+    fn archives_are_named() {
+        assert_eq!(phrase(0, b"070701"), "a cpio archive");
+        assert!(phrase(0, b"070707").starts_with("a cpio archive in the old format"));
+        assert!(phrase(0, b"\x04\x22\x4d\x18").starts_with("an lz4 archive in the frame format"));
+        assert_eq!(phrase(257, b"ustar"), "a tar archive");
+        assert_eq!(phrase(0, b"PK\x03\x04"), "a zip archive");
+        assert_eq!(
+            phrase(0, b"!<arch>\ndebian-binary"),
+            "a Debian package (.deb)"
+        );
+    }
+
+    #[test]
+    fn disk_images_and_file_systems_are_named() {
+        assert_eq!(
+            phrase(0x438, b"\x53\xef"),
+            "an ext2, ext3 or ext4 file system"
+        );
+        assert_eq!(phrase(0, b"hsqs"), "a squashfs file system");
+        assert_eq!(phrase(0x400, b"\xe2\xe1\xf5\xe0"), "an erofs file system");
+        assert_eq!(phrase(0, b"QFI\xfb"), "a qcow2 disk image");
+        assert_eq!(
+            phrase(0x200, b"EFI PART"),
+            "a disk image with a GPT partition table"
+        );
+        assert_eq!(
+            phrase(0x1fe, b"\x55\xaa"),
+            "a disk image with a boot sector"
+        );
+    }
+
+    #[test]
+    fn kernels_of_other_kinds_are_named() {
+        assert_eq!(phrase(0x38, b"ARM\x64"), "an ARM64 kernel image");
+        assert_eq!(phrase(0x30, b"RISCV\0\0\0"), "a RISC-V kernel image");
+        assert_eq!(phrase(0, b"\x27\x05\x19\x56"), "a U-Boot uImage");
+        assert!(phrase(0, b"MZ").starts_with("a PE (EFI or Windows) program"));
+    }
+
+    #[test]
+    fn elf_files_that_are_no_kernels_are_named() {
+        assert_eq!(
+            elf_phrase(16, &[3]),
+            "an ELF shared object or position-independent program"
+        );
+        assert!(elf_phrase(16, &[1]).starts_with("an ELF object or module"));
+        assert_eq!(elf_phrase(16, &[4]), "an ELF core dump");
+        assert_eq!(elf_phrase(16, &[9]), "an ELF file of unknown type 9");
+        assert_eq!(elf_phrase(18, &[183]), "an ELF file for ARM64");
+        assert_eq!(elf_phrase(18, &[243]), "an ELF file for RISC-V");
+        assert_eq!(
+            elf_phrase(18, &[7]),
+            "an ELF file for another machine (number 7)"
+        );
+        let mut small = small_elf();
+        put(&mut small, 4, &[1]);
+        put(&mut small, 18, &[3]);
+        assert_eq!(identify(&small).phrase(), "a 32-bit x86 ELF file");
+    }
+
+    #[test]
+    fn big_endian_elf_is_read_as_such() {
+        let mut image = small_elf();
+        put(&mut image, 5, &[2]);
+        put(&mut image, 16, &[0, 2, 0, 22]);
+        assert_eq!(identify(&image).phrase(), "an ELF file for s390");
+    }
+
+    #[test]
+    fn elf_cut_off_early_is_named() {
+        assert_eq!(
+            identify(b"\x7fELF").phrase(),
+            "an ELF file cut off in its first 6 bytes"
+        );
+        assert_eq!(
+            identify(b"\x7fELF\x02\x01").phrase(),
+            "an ELF file cut off in its header"
+        );
+    }
+
+    #[test]
+    fn files_without_signature_are_described() {
+        assert_eq!(identify(b"").phrase(), "an empty file");
+        assert_eq!(identify(&[0; 4096]).phrase(), "4096 zero bytes at least");
+        assert_eq!(identify(b"console=ttyS0\n").phrase(), "a text file");
+        assert_eq!(
+            identify("text \u{fc}".as_bytes().split_last().unwrap().1).phrase(),
+            "a text file"
+        );
+        assert_eq!(identify(b"#!/bin/sh\n").phrase(), "a script");
+        assert_eq!(
+            identify(&[1, 2, 3]).phrase(),
+            "of no known format (it starts with 01 02 03)"
+        );
+    }
 }

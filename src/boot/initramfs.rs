@@ -1,8 +1,8 @@
 //! The initramfs: cpio archives, one after the other, and where they go in guest memory.
 //!
 //! Linux unpacks a chain of archives, packed or not, into its first root file system. Ours is what
-//! the user brings, then a segment with the few files cottage adds. A later file replaces an earlier
-//! one of the same name, so ours win.
+//! the user brings, then a segment with the few files cottage adds. A later file replaces an
+//! earlier one of the same name, so ours win.
 //!
 //! ```text
 //!  kernel's end, page-aligned
@@ -10,20 +10,21 @@
 //!  │ user's blob   │ 0 to 3 zeros │ our cpio: header name data ... TRAILER │
 //! ```
 //!
-//! Sources: [buffer] Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
-//! [boot] `Documentation/arch/x86/boot.rst`, initrd_addr_max.
+//! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
+//! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
 
 use vm_memory::GuestAddress;
 
 use super::blob::{self, Blob};
 use super::identify::{HEAD, Kind, identify};
 use crate::memory::GuestMemory;
+use crate::memory::layout::MMIO_GAP_START;
 
-/// Archives, names and data start on multiples of this, in bytes ([buffer], newc).
+/// Archives, names and data start on multiples of this, in bytes (`[buffer]`, newc).
 const ALIGNMENT: u64 = 4;
-/// [boot] The kernel frees the initramfs in pages; 4 KiB on x86.
+/// `[boot]` The kernel frees the initramfs in pages; 4 KiB on x86.
 const PAGE: u64 = 4096;
-/// [buffer] c_mode of a directory and of a file.
+/// `[buffer]` c_mode of a directory and of a file.
 const DIRECTORY: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 
@@ -54,23 +55,33 @@ pub enum Error {
         /// Its length.
         len: u64,
     },
-    /// There is no room.
+    /// There is not enough RAM.
     #[error(
         "Cannot place an initramfs of {len:#x} bytes: the kernel ends at {kernel_end:#x}, guest \
-         memory below the gap at {ram_end:#x}, and the kernel takes it below {max:#x}; {needed_mib} \
-         MiB of memory would do"
+         memory below the gap at {ram_end:#x}; {needed_mib} MiB of memory would do"
     )]
-    DoesNotFit {
+    NoRam {
         /// Its length in bytes.
         len: u64,
         /// First address after the kernel.
         kernel_end: u64,
         /// First address after RAM.
         ram_end: u64,
-        /// First address the kernel does not take it at.
-        max: u64,
         /// Memory size that would hold it, in MiB.
         needed_mib: u64,
+    },
+    /// The kernel does not look that high for it.
+    #[error(
+        "Cannot place an initramfs of {len:#x} bytes: the kernel ends at {kernel_end:#x} and takes \
+         an initramfs only below {max:#x}"
+    )]
+    TooHigh {
+        /// Its length in bytes.
+        len: u64,
+        /// First address after the kernel.
+        kernel_end: u64,
+        /// First address it does not take it at.
+        max: u64,
     },
     /// The bytes could not be read or copied.
     #[error(transparent)]
@@ -198,14 +209,14 @@ impl<'a> Initramfs<'a> {
         Ok(())
     }
 
-    /// [buffer] "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with its
-    /// NUL, padded so that the data starts on a multiple of 4.
+    /// `[buffer]` "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with
+    /// its NUL, padded so that the data starts on a multiple of 4.
     fn header(&mut self, path: &str, mode: u32, len: u64) -> Result<(), Error> {
         let refused = |why| Error::Path {
             path: path.to_owned(),
             why,
         };
-        // The kernel unpacks relative to its root; an absolute name would do, but no tool makes one.
+        // The kernel unpacks relative to its root; absolute names would do, but no tool makes any.
         let name = path.trim_start_matches('/');
         if name.is_empty() {
             return Err(refused("it names nothing"));
@@ -278,7 +289,7 @@ impl<'a> Initramfs<'a> {
 /// does not fit there, it fits nowhere below the limits.
 ///
 /// # Errors
-/// [`Error::DoesNotFit`] with all numbers.
+/// [`Error::NoRam`] or [`Error::TooHigh`], with all numbers.
 pub fn place(
     len: u64,
     kernel_end: GuestAddress,
@@ -287,18 +298,167 @@ pub fn place(
 ) -> Result<InitramfsRange, Error> {
     let ram_end = memory.low_end().0;
     let start = kernel_end.0.next_multiple_of(PAGE);
-    let end = start.checked_add(len);
-    match end {
-        Some(end) if end <= ram_end.min(max) => Ok(InitramfsRange {
-            start: GuestAddress(start),
+    let end = start.saturating_add(len);
+    let kernel_end = kernel_end.0;
+    // The RAM below the gap cannot grow beyond it, so a limit above it is no limit.
+    if end > max.min(MMIO_GAP_START.0) {
+        let max = max.min(MMIO_GAP_START.0);
+        return Err(Error::TooHigh {
             len,
-        }),
-        _ => Err(Error::DoesNotFit {
-            len,
-            kernel_end: kernel_end.0,
-            ram_end,
+            kernel_end,
             max,
-            needed_mib: start.saturating_add(len).div_ceil(1 << 20), // 1 MiB
-        }),
+        });
+    }
+    if end > ram_end {
+        return Err(Error::NoRam {
+            len,
+            kernel_end,
+            ram_end,
+            needed_mib: end.div_ceil(1 << 20), // 1 MiB
+        });
+    }
+    Ok(InitramfsRange {
+        start: GuestAddress(start),
+        len,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cpio() -> Blob {
+        Blob::memory(b"070701 and more".to_vec(), "user.cpio".into())
+    }
+
+    fn bytes_of(initramfs: &Initramfs<'_>) -> Vec<u8> {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        initramfs.load(GuestAddress(0x10_0000), &memory).unwrap();
+        let mut bytes = vec![0; usize::try_from(initramfs.len()).unwrap()];
+        memory.read(GuestAddress(0x10_0000), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn file_is_written_as_newc_says() {
+        let mut initramfs = Initramfs::new();
+        initramfs.file("/init", 0o755, b"#!x").unwrap();
+        let expected = "070701\
+            00000001000081ed00000000000000000000000100000000000000030000000000000000\
+            00000000000000000000000500000000init\0";
+        let mut expected = expected.as_bytes().to_vec();
+        expected.resize(116, 0);
+        expected.extend(b"#!x\0");
+        assert_eq!(bytes_of(&initramfs), expected);
+    }
+
+    #[test]
+    fn own_segment_starts_aligned_behind_the_users() {
+        let user = cpio();
+        let mut initramfs = Initramfs::new();
+        initramfs.archive(&user).unwrap();
+        initramfs.directory("etc", 0o755).unwrap();
+        initramfs.finish().unwrap();
+        let bytes = bytes_of(&initramfs);
+        assert_eq!(&bytes[..22], b"070701 and more\x00070701");
+        assert!(bytes.windows(10).any(|window| window == b"TRAILER!!!"));
+        assert_eq!(bytes.len() % 4, 0);
+    }
+
+    #[test]
+    fn file_from_a_blob_carries_its_bytes() {
+        let blob = cpio();
+        let mut initramfs = Initramfs::new();
+        initramfs.file_from_blob("a", 0o644, &blob).unwrap();
+        assert_eq!(&bytes_of(&initramfs)[112..], b"070701 and more\0");
+    }
+
+    #[test]
+    fn archive_that_is_something_else_is_refused() {
+        let blob = Blob::memory(b"root=/dev/vda\n".to_vec(), "notes.txt".into());
+        assert_eq!(
+            Initramfs::new().archive(&blob).unwrap_err().to_string(),
+            "notes.txt is a text file; an initramfs is a cpio archive (`cpio -H newc`), packed or \
+             not"
+        );
+    }
+
+    #[test]
+    fn empty_archive_is_refused() {
+        let blob = Blob::memory(Vec::new(), "empty".into());
+        let error = Initramfs::new().archive(&blob).unwrap_err().to_string();
+        assert!(error.starts_with("empty is an empty file;"), "{error}");
+    }
+
+    #[test]
+    fn kernel_as_initramfs_is_refused() {
+        let image = super::super::testing::small_elf();
+        let blob = Blob::memory(image, "vmlinux".into());
+        let error = Initramfs::new().archive(&blob).unwrap_err().to_string();
+        assert!(
+            error.starts_with("vmlinux is a 64-bit x86 ELF program;"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn impossible_names_are_refused() {
+        let refusal = |path: &str| {
+            Initramfs::new()
+                .directory(path, 0o755)
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            refusal("/"),
+            "Cannot put \"/\" into the initramfs: it names nothing"
+        );
+        assert_eq!(
+            refusal("a\0b"),
+            "Cannot put \"a\\0b\" into the initramfs: it contains a NUL"
+        );
+        assert!(refusal(&"x".repeat(4096)).ends_with("it is longer than 4095 bytes"));
+    }
+
+    #[test]
+    fn initramfs_starts_on_the_page_after_the_kernel() {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let range = place(0x10_0000, GuestAddress(0x20_0001), u64::MAX, &memory).unwrap();
+        assert_eq!(range.start, GuestAddress(0x20_1000));
+    }
+
+    #[test]
+    fn initramfs_may_end_with_ram() {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let range = place(0x20_0000, GuestAddress(0x20_0000), 0x40_0000, &memory);
+        assert_eq!(range.unwrap().len, 0x20_0000);
+    }
+
+    #[test]
+    fn initramfs_beyond_ram_is_refused_with_the_memory_it_needs() {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let error = place(0x20_0001, GuestAddress(0x20_0000), u64::MAX, &memory).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot place an initramfs of 0x200001 bytes: the kernel ends at 0x200000, guest \
+             memory below the gap at 0x400000; 5 MiB of memory would do"
+        );
+    }
+
+    #[test]
+    fn initramfs_above_the_kernels_limit_is_refused() {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let error = place(0x1000, GuestAddress(0x20_0000), 0x20_0800, &memory).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot place an initramfs of 0x1000 bytes: the kernel ends at 0x200000 and takes an \
+             initramfs only below 0x200800"
+        );
+    }
+
+    #[test]
+    fn length_that_wraps_is_refused() {
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        assert!(place(u64::MAX, GuestAddress(0x20_0000), u64::MAX, &memory).is_err());
     }
 }

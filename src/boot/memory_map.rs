@@ -3,16 +3,16 @@
 //! One value for both boot protocols: [`super::zero_page`] writes it as an e820 table,
 //! [`super::pvh`] as a memory map table. The type numbers are the same in both.
 //!
-//! Sources: [acpi] ACPI 6.5, section 15 "System Address Map Interfaces"; [pvh] Xen
+//! Sources: `[acpi]` ACPI 6.5, section 15 "System Address Map Interfaces"; `[pvh]` Xen
 //! `xen/include/public/arch-x86/hvm/start_info.h`.
 //! Read next: [`super::zero_page`].
 
 use crate::memory::guest::ram_ranges;
 use crate::memory::layout::{EBDA, HIGH_RAM_START};
 
-/// [acpi] table 15.4, AddressRangeMemory; [pvh] XEN_HVM_MEMMAP_TYPE_RAM.
+/// `[acpi]` table 15.4, AddressRangeMemory; `[pvh]` XEN_HVM_MEMMAP_TYPE_RAM.
 pub const RAM: u32 = 1;
-/// [acpi] table 15.4, AddressRangeReserved; [pvh] XEN_HVM_MEMMAP_TYPE_RESERVED.
+/// `[acpi]` table 15.4, AddressRangeReserved; `[pvh]` XEN_HVM_MEMMAP_TYPE_RESERVED.
 pub const RESERVED: u32 = 2;
 
 /// One range.

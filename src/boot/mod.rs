@@ -9,7 +9,7 @@
 //!  LoadedKernel ──► place_initramfs ──► write_boot_info: zero page or PVH start info
 //! ```
 //!
-//! [`crate::machine`] calls three functions in this order: [`load_kernel`], [`place_initramfs`],
+//! The machine chapter calls three functions in this order: [`load_kernel`], [`place_initramfs`],
 //! [`write_boot_info`]. What they return is all the vCPU's entry state needs. The first megabyte is
 //! ours (see [`crate::memory::layout`]), the kernel goes where it asks to be, and the initramfs
 //! right above it.
@@ -19,14 +19,20 @@
 //! A kernel unpacked here runs where it was linked: no KASLR. Who wants KASLR uses
 //! [`Unpack::Guest`] and pays for it in boot time.
 //!
-//! Sources: [boot] Linux `Documentation/arch/x86/boot.rst`, v6.12; [pvh] Xen `docs/misc/pvh.pandoc`.
+//! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12; `[pvh]` Xen
+//! `docs/misc/pvh.pandoc`.
 //! Read next: [`blob`], then the modules in this order.
 
+#[cfg(test)]
+mod testing;
 pub mod blob;
 pub mod identify;
 pub mod elf;
+pub mod notes;
 pub mod bzimage;
 pub mod unpack;
+pub mod image;
+pub mod load;
 pub mod memory_map;
 pub mod zero_page;
 pub mod pvh;
@@ -39,21 +45,11 @@ use vm_memory::{ByteValued, GuestAddress};
 
 use crate::memory::layout::{CMDLINE, CMDLINE_MAX_SIZE, PVH_START_INFO, ZERO_PAGE};
 use crate::memory::{GuestMemory, guest};
-use bzimage::BzImage;
-use elf::Elf;
-use identify::{HEAD, Kind, identify};
-use unpack::{Algorithm, Size};
 
 pub use blob::Blob;
+pub use image::{Image, parse};
 pub use initramfs::{Initramfs, InitramfsRange};
-
-/// Most bytes a packed vmlinux may unpack to: with debug information it is several hundred MiB.
-const UNPACKED_MAX: u64 = 1 << 30; // 1 GiB
-/// Linux keeps 2048 bytes of command line on x86 (COMMAND_LINE_SIZE), the NUL included. A bzImage
-/// says so itself; for a bare vmlinux we know it.
-const LINUX_CMDLINE_MAX: u64 = 2047;
-/// Size of the unpacked length at the end of a payload.
-const TRAILER: u64 = 4;
+pub use load::load_kernel;
 
 /// Why a guest cannot be prepared for boot.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +94,16 @@ pub enum Error {
         /// What is wrong with it.
         source: unpack::Error,
     },
+    /// It is packed, and what is in it is larger than the guest.
+    #[error("Kernel {name} unpacks to {unpacked:#x} bytes, guest memory has {memory:#x}")]
+    LargerThanMemory {
+        /// The file.
+        name: String,
+        /// What its payload's trailer says.
+        unpacked: u64,
+        /// Guest memory size.
+        memory: u64,
+    },
     /// The protocol the user wants is not one the kernel has.
     #[error("Kernel {name} cannot be entered by {asked}: it offers {offered}")]
     NotOffered {
@@ -133,9 +139,9 @@ pub enum Error {
 /// How the kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// [boot] "64-bit Boot Protocol": long mode, %rsi holds the zero page.
+    /// `[boot]` "64-bit Boot Protocol": long mode, %rsi holds the zero page.
     Linux64,
-    /// [pvh] 32-bit protected mode without paging, %ebx holds the start info.
+    /// `[pvh]` 32-bit protected mode without paging, %ebx holds the start info.
     Pvh,
 }
 
@@ -167,36 +173,6 @@ pub struct Options {
     pub unpack: Unpack,
 }
 
-/// A kernel file, understood but not loaded.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Image {
-    /// A vmlinux.
-    Elf(Elf),
-    /// A bzImage and what its payload is packed with, if we know it.
-    BzImage(Box<BzImage>, Option<Algorithm>),
-    /// A file packed as a whole; what is in it shows only when it is unpacked.
-    Packed(Algorithm),
-}
-
-impl fmt::Display for Image {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Elf(elf) => {
-                let pvh = if elf.pvh_entry.is_some() { ", PVH" } else { "" };
-                write!(f, "vmlinux, {} segments{pvh}", elf.segments.len())
-            }
-            Self::BzImage(image, algorithm) => {
-                let version = image.version.as_deref().unwrap_or("version unknown");
-                match algorithm {
-                    Some(algorithm) => write!(f, "bzImage, {algorithm}, {version}"),
-                    None => write!(f, "bzImage, {version}"),
-                }
-            }
-            Self::Packed(algorithm) => write!(f, "packed with {algorithm}"),
-        }
-    }
-}
-
 /// A kernel in guest memory, and all that the steps after loading must know of it.
 #[derive(Clone, Debug)]
 pub struct LoadedKernel {
@@ -216,261 +192,6 @@ pub struct LoadedKernel {
     pub cmdline_max: u64,
     /// What the kernel is, in words.
     pub summary: String,
-}
-
-/// Says what kind of kernel `kernel` is and checks all that needs no guest.
-///
-/// # Errors
-/// [`Error::NotAKernel`], or what is wrong with the kernel.
-pub fn parse(kernel: &Blob) -> Result<Image, Error> {
-    let name = || kernel.name().to_owned();
-    let read = |source| Error::Read {
-        name: name(),
-        source,
-    };
-    let head = kernel.head(HEAD).map_err(read)?;
-    match identify(&head) {
-        Kind::Elf => {
-            let elf = Elf::parse(kernel, &head).map_err(|source| elf_error(kernel, source))?;
-            Ok(Image::Elf(elf))
-        }
-        Kind::BzImage => {
-            let image = BzImage::parse(kernel, &head);
-            let image = image.map_err(|source| bzimage_error(kernel, source))?;
-            let len = image.payload_len.min(HEAD);
-            let payload = kernel
-                .read_vec(image.payload_offset, len, HEAD)
-                .map_err(read)?;
-            Ok(Image::BzImage(Box::new(image), Algorithm::detect(&payload)))
-        }
-        Kind::Packed(algorithm) => Ok(Image::Packed(algorithm)),
-        other => Err(Error::NotAKernel {
-            name: name(),
-            what: other.phrase(),
-        }),
-    }
-}
-
-/// Loads the kernel into guest memory.
-///
-/// # Errors
-/// [`Error`], with the file's name and the numbers that do not fit.
-pub fn load_kernel(
-    kernel: &Blob,
-    options: &Options,
-    memory: &GuestMemory,
-) -> Result<LoadedKernel, Error> {
-    let image = parse(kernel)?;
-    let Image::Packed(algorithm) = image else {
-        return load_image(kernel, &image, options, memory);
-    };
-    let size = Size {
-        limit: UNPACKED_MAX,
-        expected: None,
-    };
-    let inner = unpack_part(kernel, (0, kernel.len()), algorithm, size)?;
-    let wrong = |what| Error::NotAKernel {
-        name: kernel.name().to_owned(),
-        what: format!("a file packed with {algorithm} with {what} in it"),
-    };
-    let image = match parse(&inner) {
-        // Nobody packs twice; whoever does may unpack once.
-        Ok(Image::Packed(again)) => return Err(wrong(format!("another one packed with {again}"))),
-        Err(Error::NotAKernel { what, .. }) => return Err(wrong(what)),
-        image => image?,
-    };
-    let mut loaded = load_image(&inner, &image, options, memory)?;
-    loaded.summary = format!("{algorithm} of {}", loaded.summary);
-    Ok(loaded)
-}
-
-/// Loads an ELF file or bzImage.
-fn load_image(
-    kernel: &Blob,
-    image: &Image,
-    options: &Options,
-    memory: &GuestMemory,
-) -> Result<LoadedKernel, Error> {
-    let loaded = match image {
-        Image::Elf(elf) => load_elf(kernel, elf, options, memory)?,
-        Image::BzImage(bzimage, algorithm) => match options.unpack {
-            Unpack::Host => load_unpacked(kernel, bzimage, *algorithm, (options, memory))?,
-            Unpack::Guest => load_packed(kernel, bzimage, options, memory)?,
-        },
-        Image::Packed(algorithm) => {
-            return Err(Error::NotAKernel {
-                name: kernel.name().to_owned(),
-                what: Kind::Packed(*algorithm).phrase(),
-            });
-        }
-    };
-    Ok(LoadedKernel {
-        summary: image.to_string(),
-        ..loaded
-    })
-}
-
-/// Loads a vmlinux. The default boot takes this path, and no other memory than the guest's.
-fn load_elf(
-    kernel: &Blob,
-    elf: &Elf,
-    options: &Options,
-    memory: &GuestMemory,
-) -> Result<LoadedKernel, Error> {
-    let (protocol, entry) = match (options.protocol, elf.pvh_entry) {
-        (None | Some(Protocol::Linux64), _) => (Protocol::Linux64, elf.entry),
-        (Some(Protocol::Pvh), Some(entry)) => (Protocol::Pvh, entry),
-        (Some(asked @ Protocol::Pvh), None) => {
-            return Err(Error::NotOffered {
-                name: kernel.name().to_owned(),
-                asked,
-                offered: "only the Linux 64-bit boot protocol (built without CONFIG_PVH?)",
-            });
-        }
-    };
-    elf.load(kernel, memory)
-        .map_err(|source| elf_error(kernel, source))?;
-    Ok(LoadedKernel {
-        entry: GuestAddress(entry),
-        protocol,
-        start: GuestAddress(elf.start),
-        end: GuestAddress(elf.end),
-        setup_header: None,
-        // A 64-bit kernel takes its initramfs anywhere in RAM; ours goes below the gap.
-        initramfs_max: memory.low_end().0,
-        cmdline_max: LINUX_CMDLINE_MAX,
-        summary: String::new(),
-    })
-}
-
-/// Unpacks the payload of a bzImage and loads the vmlinux in it.
-fn load_unpacked(
-    kernel: &Blob,
-    image: &BzImage,
-    algorithm: Option<Algorithm>,
-    (options, memory): (&Options, &GuestMemory),
-) -> Result<LoadedKernel, Error> {
-    let vmlinux = unpack_payload(kernel, image, algorithm, memory)?;
-    let head = vmlinux.head(HEAD).map_err(|source| Error::Read {
-        name: vmlinux.name().to_owned(),
-        source,
-    })?;
-    match identify(&head) {
-        Kind::Elf => {}
-        other => {
-            return Err(Error::NotAKernel {
-                name: vmlinux.name().to_owned(),
-                what: other.phrase(),
-            });
-        }
-    }
-    let elf = Elf::parse(&vmlinux, &head).map_err(|source| elf_error(&vmlinux, source))?;
-    let loaded = load_elf(&vmlinux, &elf, options, memory)?;
-    Ok(with_header(loaded, &image.header))
-}
-
-/// Loads a bzImage that unpacks itself.
-fn load_packed(
-    kernel: &Blob,
-    image: &BzImage,
-    options: &Options,
-    memory: &GuestMemory,
-) -> Result<LoadedKernel, Error> {
-    if let Some(asked @ Protocol::Pvh) = options.protocol {
-        return Err(Error::NotOffered {
-            name: kernel.name().to_owned(),
-            asked,
-            offered: "only the Linux 64-bit boot protocol while packed; unpack it on the host",
-        });
-    }
-    let placed = image.load(kernel, memory);
-    let placed = placed.map_err(|source| bzimage_error(kernel, source))?;
-    let loaded = LoadedKernel {
-        entry: placed.entry,
-        protocol: Protocol::Linux64,
-        start: placed.start,
-        end: placed.end,
-        setup_header: None,
-        initramfs_max: memory.low_end().0,
-        cmdline_max: LINUX_CMDLINE_MAX,
-        summary: String::new(),
-    };
-    Ok(with_header(loaded, &image.header))
-}
-
-/// Takes over the limits the setup header states.
-fn with_header(loaded: LoadedKernel, header: &setup_header) -> LoadedKernel {
-    // [boot] initrd_addr_max: the highest address the initramfs may occupy.
-    let highest = u64::from(header.initrd_addr_max);
-    // [boot] cmdline_size: "maximum size of the command line without the terminating zero".
-    let cmdline = u64::from(header.cmdline_size);
-    LoadedKernel {
-        setup_header: Some(*header),
-        initramfs_max: loaded.initramfs_max.min(highest + 1),
-        cmdline_max: cmdline.min(CMDLINE_MAX_SIZE - 1),
-        ..loaded
-    }
-}
-
-fn unpack_payload(
-    kernel: &Blob,
-    image: &BzImage,
-    algorithm: Option<Algorithm>,
-    memory: &GuestMemory,
-) -> Result<Blob, Error> {
-    let algorithm = algorithm.ok_or_else(|| Error::NotAKernel {
-        name: kernel.name().to_owned(),
-        what: "a bzImage packed in a way we do not know".into(),
-    })?;
-    let (start, len) = (image.payload_offset, image.payload_len);
-    let mut trailer = [0; 4];
-    let at = (start + len).saturating_sub(TRAILER);
-    kernel
-        .read_exact_at(at, &mut trailer)
-        .map_err(|source| Error::Read {
-            name: kernel.name().to_owned(),
-            source,
-        })?;
-    // A vmlinux larger than guest memory cannot be loaded anyway.
-    let limit = UNPACKED_MAX.min(memory.size());
-    let size = Size {
-        limit,
-        expected: Some(u64::from(u32::from_le_bytes(trailer))).filter(|size| *size <= limit),
-    };
-    // gzip ends with that size itself; to the others it was appended.
-    let len = match algorithm {
-        Algorithm::Gzip => len,
-        _ => len.saturating_sub(TRAILER),
-    };
-    unpack_part(kernel, (start, len), algorithm, size)
-}
-
-fn unpack_part(
-    kernel: &Blob,
-    (start, len): (u64, u64),
-    algorithm: Algorithm,
-    size: Size,
-) -> Result<Blob, Error> {
-    let bytes = unpack::unpack(kernel, start, len, algorithm, size);
-    let bytes = bytes.map_err(|source| Error::Unpack {
-        name: kernel.name().to_owned(),
-        source,
-    })?;
-    Ok(Blob::memory(bytes, format!("{} (unpacked)", kernel.name())))
-}
-
-fn elf_error(kernel: &Blob, source: elf::Error) -> Error {
-    Error::Elf {
-        name: kernel.name().to_owned(),
-        source,
-    }
-}
-
-fn bzimage_error(kernel: &Blob, source: bzimage::Error) -> Error {
-    Error::BzImage {
-        name: kernel.name().to_owned(),
-        source,
-    }
 }
 
 /// Copies the initramfs into guest memory, right above the kernel.
@@ -528,4 +249,261 @@ pub fn write_boot_info(
         }
     };
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{bzimage, elf, lz4, lz4_payload, put, segment, small_elf};
+    use super::*;
+
+    fn load(image: Vec<u8>, options: Options) -> Result<(LoadedKernel, GuestMemory), Error> {
+        let memory = GuestMemory::new(8 << 20).unwrap();
+        let kernel = Blob::memory(image, "vmlinuz".into());
+        load_kernel(&kernel, &options, &memory).map(|loaded| (loaded, memory))
+    }
+
+    /// The message and its causes, the way the program prints them.
+    fn refusal(image: Vec<u8>, options: Options) -> String {
+        let error = load(image, options).unwrap_err();
+        let causes = std::iter::successors(std::error::Error::source(&error), |e| e.source());
+        causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    fn guest() -> Options {
+        Options {
+            unpack: Unpack::Guest,
+            ..Options::default()
+        }
+    }
+
+    fn pvh() -> Options {
+        Options {
+            protocol: Some(Protocol::Pvh),
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn vmlinux_is_entered_by_the_linux_protocol_unless_asked() {
+        let (kernel, _) = load(small_elf(), Options::default()).unwrap();
+        assert_eq!(
+            (kernel.protocol, kernel.entry.0),
+            (Protocol::Linux64, 0x20_0000)
+        );
+        assert_eq!(kernel.summary, "vmlinux, 1 segments, PVH");
+        let (kernel, _) = load(small_elf(), pvh()).unwrap();
+        assert_eq!(
+            (kernel.protocol, kernel.entry.0),
+            (Protocol::Pvh, 0x20_0010)
+        );
+    }
+
+    #[test]
+    fn bzimage_is_unpacked_on_the_host() {
+        let (kernel, memory) =
+            load(bzimage(&lz4_payload(&small_elf())), Options::default()).unwrap();
+        assert_eq!(kernel.entry.0, 0x20_0000);
+        assert_eq!(kernel.initramfs_max, 0x8000_0000);
+        assert_eq!(kernel.summary, "bzImage, lz4, 6.12.0-test (cottage)");
+        let mut byte = [0];
+        memory.read(GuestAddress(0x20_003f), &mut byte).unwrap();
+        assert_eq!(byte, [0x90]);
+    }
+
+    #[test]
+    fn bzimage_may_unpack_itself() {
+        let (kernel, memory) = load(bzimage(&lz4_payload(&small_elf())), guest()).unwrap();
+        assert_eq!((kernel.entry.0, kernel.end.0), (0x20_0200, 0x30_0000));
+        let mut byte = [0];
+        memory.read(GuestAddress(0x20_03ff), &mut byte).unwrap();
+        assert_eq!(byte, [0xcc]);
+    }
+
+    #[test]
+    fn packed_vmlinux_is_unpacked() {
+        let (kernel, _) = load(lz4(&small_elf()), Options::default()).unwrap();
+        assert_eq!(kernel.summary, "lz4 of vmlinux, 1 segments, PVH");
+    }
+
+    #[test]
+    fn packed_bzimage_is_unpacked_twice() {
+        let image = lz4(&bzimage(&lz4_payload(&small_elf())));
+        let (kernel, _) = load(image, Options::default()).unwrap();
+        assert_eq!(kernel.entry.0, 0x20_0000);
+    }
+
+    #[test]
+    fn file_that_is_no_kernel_is_named() {
+        assert_eq!(
+            refusal(b"console=ttyS0\n".to_vec(), Options::default()),
+            "vmlinuz is a text file, not a kernel; vmlinux (ELF) and bzImage files boot, packed or \
+             not"
+        );
+    }
+
+    #[test]
+    fn archive_without_kernel_is_named_with_its_content() {
+        let text = refusal(lz4(b"just some text in an archive\n"), Options::default());
+        assert!(text.starts_with("vmlinuz is a file packed with lz4 with a text file in it, not"));
+    }
+
+    #[test]
+    fn kernel_packed_twice_is_refused() {
+        let text = refusal(lz4(&lz4(&small_elf())), Options::default());
+        assert!(
+            text.contains("with another one packed with lz4 in it"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn pvh_of_a_kernel_without_it_is_refused() {
+        let image = elf(0x20_0000, &[segment(0x20_0000, &[0x90; 64])], b"");
+        assert_eq!(
+            refusal(image, pvh()),
+            "Kernel vmlinuz cannot be entered by PVH: it offers only the Linux 64-bit boot \
+             protocol (built without CONFIG_PVH?)"
+        );
+    }
+
+    #[test]
+    fn pvh_of_a_packed_kernel_is_refused() {
+        let options = Options {
+            unpack: Unpack::Guest,
+            ..pvh()
+        };
+        let text = refusal(bzimage(&lz4_payload(&small_elf())), options);
+        assert!(
+            text.ends_with("while packed; unpack it on the host"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn payload_of_unknown_packing_is_refused() {
+        let text = refusal(bzimage(b"what is this? \0\0\0\0"), Options::default());
+        assert!(
+            text.starts_with("vmlinuz is a bzImage packed in a way we do not know"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn payload_that_is_no_elf_is_refused() {
+        let text = refusal(
+            bzimage(&lz4_payload(b"just some text instead")),
+            Options::default(),
+        );
+        assert!(
+            text.starts_with("vmlinuz (unpacked) is a text file, not a kernel"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn payload_larger_than_memory_is_refused_before_unpacking() {
+        let mut payload = lz4_payload(&small_elf());
+        let at = payload.len() - 4;
+        put(&mut payload, at, &0x80_0001_u32.to_le_bytes());
+        assert_eq!(
+            refusal(bzimage(&payload), Options::default()),
+            "Kernel vmlinuz unpacks to 0x800001 bytes, guest memory has 0x800000"
+        );
+    }
+
+    #[test]
+    fn payload_longer_than_its_trailer_says_is_refused() {
+        let mut payload = lz4_payload(&small_elf());
+        let at = payload.len() - 4;
+        put(&mut payload, at, &16_u32.to_le_bytes());
+        assert_eq!(
+            refusal(bzimage(&payload), Options::default()),
+            "Cannot unpack kernel vmlinuz: Cannot unpack lz4 data: more than 0x10 bytes come out"
+        );
+    }
+
+    #[test]
+    fn payload_shorter_than_its_trailer_says_is_refused() {
+        let mut payload = lz4_payload(&small_elf());
+        let at = payload.len() - 4;
+        put(&mut payload, at, &0x2000_u32.to_le_bytes());
+        assert_eq!(
+            refusal(bzimage(&payload), Options::default()),
+            "Cannot unpack kernel vmlinuz: Cannot unpack lz4 data: 0x1070 bytes came out, 0x2000 \
+             were announced"
+        );
+    }
+
+    #[test]
+    fn broken_elf_in_a_bzimage_is_named_as_unpacked() {
+        let mut image = small_elf();
+        put(&mut image, 24, &[0; 8]);
+        assert_eq!(
+            refusal(bzimage(&lz4_payload(&image)), Options::default()),
+            "Cannot boot ELF kernel vmlinuz (unpacked): The 64-bit entry 0x0 lies in no loaded \
+             segment"
+        );
+    }
+
+    #[test]
+    fn boot_info_goes_where_the_protocol_wants_it() {
+        let (kernel, memory) = load(small_elf(), Options::default()).unwrap();
+        let at = write_boot_info(&memory, &kernel, b"quiet", None, None).unwrap();
+        assert_eq!(at, ZERO_PAGE);
+        let mut magic = [0; 4];
+        memory.read(GuestAddress(at.0 + 0x202), &mut magic).unwrap();
+        assert_eq!(&magic, b"HdrS");
+        let mut cmdline = [1; 6];
+        memory.read(CMDLINE, &mut cmdline).unwrap();
+        assert_eq!(&cmdline, b"quiet\0");
+        let (kernel, memory) = load(small_elf(), pvh()).unwrap();
+        let at = write_boot_info(&memory, &kernel, b"quiet", None, None).unwrap();
+        assert_eq!(at, PVH_START_INFO);
+    }
+
+    #[test]
+    fn command_line_longer_than_the_kernel_takes_is_refused() {
+        let (kernel, memory) = load(small_elf(), Options::default()).unwrap();
+        write_boot_info(&memory, &kernel, &[b'a'; 2047], None, None).unwrap();
+        let error = write_boot_info(&memory, &kernel, &[b'a'; 2048], None, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot pass a command line of 2048 bytes: this kernel takes at most 2047"
+        );
+    }
+
+    #[test]
+    fn bzimage_states_its_own_command_line_limit() {
+        let mut image = bzimage(&lz4_payload(&small_elf()));
+        put(&mut image, 0x238, &10u32.to_le_bytes());
+        let (kernel, memory) = load(image, Options::default()).unwrap();
+        let error = write_boot_info(&memory, &kernel, b"panic=-1 ro", None, None).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("of 11 bytes: this kernel takes at most 10")
+        );
+    }
+
+    #[test]
+    fn command_line_with_a_nul_is_refused() {
+        let (kernel, memory) = load(small_elf(), Options::default()).unwrap();
+        let error = write_boot_info(&memory, &kernel, b"a\0b", None, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Cannot pass a command line with a NUL in it (byte 1)"
+        );
+    }
+
+    #[test]
+    fn initramfs_follows_the_kernel() {
+        let (kernel, memory) = load(small_elf(), Options::default()).unwrap();
+        let mut initramfs = Initramfs::new();
+        initramfs.file("init", 0o755, b"x").unwrap();
+        let range = place_initramfs(&initramfs, &kernel, &memory).unwrap();
+        assert_eq!(range.start, GuestAddress(0x20_1000));
+        let mut magic = [0; 6];
+        memory.read(range.start, &mut magic).unwrap();
+        assert_eq!(&magic, b"070701");
+    }
 }

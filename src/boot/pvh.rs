@@ -12,7 +12,7 @@
 //!
 //! [`start_info`] only makes the bytes; [`super::write_boot_info`] writes them.
 //!
-//! Sources: [pvh] Xen `docs/misc/pvh.pandoc` and `xen/include/public/arch-x86/hvm/start_info.h`.
+//! Sources: `[pvh]` Xen `docs/misc/pvh.pandoc` and `xen/include/public/arch-x86/hvm/start_info.h`.
 //! Read next: [`super::initramfs`].
 
 use linux_loader::start_info::{
@@ -24,7 +24,7 @@ use super::initramfs::InitramfsRange;
 use super::memory_map::Entry;
 use crate::memory::layout::{CMDLINE, PVH_START_INFO};
 
-/// [pvh] Version 1 added the memory map.
+/// `[pvh]` Version 1 added the memory map.
 const VERSION: u32 = 1;
 /// Sizes of the two structures that stand before the memory map.
 const START_INFO_SIZE: u64 = 56;
@@ -68,4 +68,68 @@ pub fn start_info(
         bytes.extend_from_slice(entry.as_slice());
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory_map::memory_map;
+    use super::*;
+
+    fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+        u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+    }
+
+    fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+        u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
+    }
+
+    #[test]
+    fn start_info_of_the_largest_guest_stays_in_its_page() {
+        let map = memory_map(crate::memory::layout::MAX_MEMORY);
+        assert!(start_info(&map, None, None).len() <= 0x1000);
+    }
+
+    #[test]
+    fn start_info_points_at_module_and_map() {
+        let initramfs = InitramfsRange {
+            start: GuestAddress(0x123_4000),
+            len: 0x567,
+        };
+        let map = memory_map(128 << 20);
+        let bytes = start_info(&map, Some(initramfs), Some(GuestAddress(0xe_0000)));
+        assert_eq!((u32_at(&bytes, 0), u32_at(&bytes, 4)), (0x336e_c578, 1));
+        assert_eq!((u32_at(&bytes, 12), u64_at(&bytes, 16)), (1, 0x6038));
+        assert_eq!(
+            (u64_at(&bytes, 24), u64_at(&bytes, 32)),
+            (0x2_0000, 0xe_0000)
+        );
+        assert_eq!((u64_at(&bytes, 40), u32_at(&bytes, 48)), (0x6058, 3));
+        assert_eq!(
+            (u64_at(&bytes, 56), u64_at(&bytes, 64)),
+            (0x123_4000, 0x567)
+        );
+        assert_eq!(
+            (u64_at(&bytes, 88 + 24), u32_at(&bytes, 88 + 40)),
+            (0x9_fc00, 2)
+        );
+    }
+
+    #[test]
+    fn without_initramfs_there_is_no_module() {
+        let bytes = start_info(&[], None, None);
+        assert_eq!((u32_at(&bytes, 12), u64_at(&bytes, 16)), (0, 0));
+        assert_eq!(u64_at(&bytes, 32), 0);
+    }
+
+    #[test]
+    fn structure_sizes_are_those_of_the_crate() {
+        assert_eq!(
+            hvm_start_info::default().as_slice().len() as u64,
+            START_INFO_SIZE
+        );
+        assert_eq!(
+            hvm_modlist_entry::default().as_slice().len() as u64,
+            MODULE_SIZE
+        );
+    }
 }

@@ -11,22 +11,31 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, InputModes, OptionalActions, OutputModes, Termios};
+use rustix::termios::{self, InputModes, OptionalActions, Termios};
 
 /// The settings to go back to, while raw mode is on.
 static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Whether a person sits at both ends, stdin and stdout.
+///
+/// With one end elsewhere (`cottage run > log`, `... | cottage run`) the guest is run as a program
+/// in a pipeline is: lines are edited by the terminal, Ctrl-C ends cottage, Ctrl-D is the end of
+/// input, and output has no carriage returns.
+pub fn is_interactive() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
+}
 
 /// Raw mode on stdin's terminal, for as long as this lives.
 #[derive(Debug)]
 pub struct Raw(());
 
 impl Raw {
-    /// Enters raw mode; `None` if stdin is no terminal.
+    /// Enters raw mode; `None` if this is not interactive.
     ///
     /// # Errors
     /// What tcsetattr(3) says.
     pub fn enter() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() {
+        if !is_interactive() {
             return Ok(None);
         }
         set_raw()?;
@@ -51,11 +60,6 @@ pub fn set_raw() -> io::Result<()> {
     raw.make_raw();
     // A byte from the guest is one byte: no UTF-8 aware erasing either.
     raw.input_modes.remove(InputModes::IUTF8);
-    if !io::stdout().is_terminal() {
-        // Our stdout goes elsewhere, so what reaches this terminal comes from others (`| cat`),
-        // who count on its newline translation.
-        raw.output_modes |= original.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
-    }
     let mut kept = ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner);
     termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
     kept.get_or_insert(original);

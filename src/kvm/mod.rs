@@ -33,7 +33,7 @@ pub use exit::{VmExit, internal_error_name};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/kvm` does not open.
-    #[error("Cannot open /dev/kvm: {0}")]
+    #[error("Cannot open /dev/kvm")]
     Open(#[source] io::Error),
     /// The API is not the one every Linux since 2.6.22 has.
     #[error("KVM API version is {found}, cottage speaks version {KVM_API_VERSION}")]
@@ -42,7 +42,7 @@ pub enum Error {
         found: i32,
     },
     /// One ioctl failed.
-    #[error("{ioctl} failed{detail}: {source}")]
+    #[error("{ioctl} failed{detail}")]
     Ioctl {
         /// Its name in `[kvm]`.
         ioctl: &'static str,

@@ -30,7 +30,7 @@ const HUGE_PAGE: usize = 2 << 20; // 2 MiB
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host refused the mapping.
-    #[error("Cannot map {size:#x} bytes of guest memory: {source}")]
+    #[error("Cannot map {size:#x} bytes of guest memory")]
     Map {
         /// Guest memory size in bytes.
         size: u64,
@@ -58,7 +58,7 @@ pub enum Error {
         end: u64,
     },
     /// A file could not be read into guest memory.
-    #[error("Cannot read {len:#x} bytes at file offset {offset:#x} into guest memory: {source}")]
+    #[error("Cannot read {len:#x} bytes at file offset {offset:#x} into guest memory")]
     Read {
         /// Offset in the file.
         offset: u64,

@@ -16,7 +16,7 @@
 //! The loader calls [`build`], copies the bytes to `layout::ACPI_TABLES` and tells the kernel
 //! where the RSDP is; the RSDP also lies where a scan finds it.
 //!
-//! Sources: [acpi] Advanced Configuration and Power Interface 6.4, January 2021; [linux]
+//! Sources: `[acpi]` Advanced Configuration and Power Interface 6.4, January 2021; `[linux]`
 //! `arch/x86/kernel/acpi/boot.c`, `drivers/rtc/rtc-cmos.c`, v6.12.
 //! Read next: [`super::mptable`], the same machine in the words of 1994.
 
@@ -36,7 +36,7 @@ use crate::memory::layout::{
 };
 
 /// What the guest writes to the sleep control register to power off: sleep type S5 in bits 2-4
-/// and the enable bit 5. [acpi] 4.8.3.7
+/// and the enable bit 5. `[acpi]` 4.8.3.7
 pub const POWER_OFF: u8 = S5_SLEEP_TYPE << 2 | 1 << 5;
 /// What the guest writes to the i8042 command port to reset: "pulse output line 0".
 pub const RESET: u8 = 0xfe;
@@ -52,7 +52,7 @@ const OEM_ID: [u8; 6] = *b"COTTGE";
 const OEM_TABLE_ID: [u8; 8] = *b"COTTAGE ";
 /// Which edition of them.
 const OEM_REVISION: u32 = 1;
-/// Bytes of a table's common header. [acpi] 5.2.6
+/// Bytes of a table's common header. `[acpi]` 5.2.6
 const HEADER_SIZE: u32 = 36;
 /// Tables start on this boundary; the RSDP must, the others look better in a dump.
 const ALIGNMENT: usize = 16;
@@ -162,7 +162,7 @@ impl Image {
     }
 }
 
-/// [acpi] 5.2.8: the list of tables.
+/// `[acpi]` 5.2.8: the list of tables.
 fn xsdt(entries: &[u64]) -> Vec<u8> {
     let mut table = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
@@ -171,11 +171,11 @@ fn xsdt(entries: &[u64]) -> Vec<u8> {
     to_bytes(&table)
 }
 
-/// [acpi] 5.2.9: what fixed hardware there is, which here means what there is not.
+/// `[acpi]` 5.2.9: what fixed hardware there is, which here means what there is not.
 fn fadt(dsdt: u64) -> Vec<u8> {
     /// VGA Not Present. The other bits stay 0, and each says something: no user-visible legacy
     /// devices, so Linux does not look for a PnP BIOS; no 8042, so it does not probe for a
-    /// keyboard (half a second); MSI works; the CMOS clock is there. [acpi] 5.2.9.3
+    /// keyboard (half a second); MSI works; the CMOS clock is there. `[acpi]` 5.2.9.3
     const IAPC_BOOT_ARCH: u16 = 1 << 2;
 
     let mut table = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
@@ -198,18 +198,18 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     to_bytes(&table.finalize())
 }
 
-/// [acpi] 5.2.3.2: a byte-wide register at an I/O port.
+/// `[acpi]` 5.2.3.2: a byte-wide register at an I/O port.
 fn io_register(port: u16) -> GAS {
     let (width, offset) = (8, 0); // in bits
     let size = AccessSize::ByteAccess;
     GAS::new(AddressSpace::SystemIo, width, offset, size, port.into())
 }
 
-/// [acpi] 5.2.12: interrupt controllers.
+/// `[acpi]` 5.2.12: interrupt controllers.
 fn madt(vcpus: u32) -> Vec<u8> {
     /// What ACPI 6.4 has.
     const REVISION: u8 = 5;
-    /// The processor is ready for use. [acpi] table 5.47
+    /// The processor is ready for use. `[acpi]` table 5.47
     const ENABLED: u8 = 1 << 0;
 
     let mut table = Sdt::new(
@@ -250,7 +250,7 @@ fn madt(vcpus: u32) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
-/// [acpi] 5.2.11.1: devices and the sleep state, in AML.
+/// `[acpi]` 5.2.11.1: devices and the sleep state, in AML.
 fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
     /// With revision 1 AML would have 32-bit integers.
     const REVISION: u8 = 2;
@@ -306,7 +306,7 @@ fn virtio(index: usize, mmio: MmioDevice, sink: &mut dyn AmlSink) {
     device(&name, &"LNRO0005", index, &resources, sink);
 }
 
-/// [acpi] 6.1: a device with its hardware id, its number among those of that id, and what it
+/// `[acpi]` 6.1: a device with its hardware id, its number among those of that id, and what it
 /// occupies.
 fn device(name: &str, hid: &dyn Aml, uid: usize, resources: &dyn Aml, sink: &mut dyn AmlSink) {
     let hid = aml::Name::new(Path::new("_HID"), hid);
@@ -315,13 +315,13 @@ fn device(name: &str, hid: &dyn Aml, uid: usize, resources: &dyn Aml, sink: &mut
     aml::Device::new(Path::new(name), vec![&hid, &uid, &resources]).to_aml_bytes(sink);
 }
 
-/// [acpi] 6.4.2.5: `count` ports from `first`, nowhere else.
+/// `[acpi]` 6.4.2.5: `count` ports from `first`, nowhere else.
 fn io_ports(first: u16, count: u16) -> aml::IO {
     let [count, ..] = count.to_le_bytes();
     aml::IO::new(first, first, 1, count)
 }
 
-/// [acpi] 6.4.3.6: an interrupt that is edge-triggered, active high and not shared. The extended
+/// `[acpi]` 6.4.3.6: an interrupt that is edge-triggered, active high and not shared. The extended
 /// form takes any number; the short IRQ form means an input of the 8259 that we do not have.
 fn edge_triggered(gsi: u32) -> aml::Interrupt {
     let (consumer, edge, active_low, shared) = (true, true, false, false);

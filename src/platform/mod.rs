@@ -1,4 +1,4 @@
-//! Chapter 6: what the machine tells the guest about itself.
+//! Chapter 5: what the machine tells the guest about itself.
 //!
 //! A kernel cannot probe for processors, interrupt pins or a power switch; firmware leaves it
 //! tables. [`acpi`] writes the modern ones, [`mptable`] the ones of 1994, for kernels built

@@ -13,7 +13,7 @@
 //! The loader calls [`build`] and copies the bytes to `layout::MP_TABLE`, in the range that
 //! Linux scans for the floating pointer.
 //!
-//! Sources: [mp] Intel MultiProcessor Specification 1.4, May 1997; [linux]
+//! Sources: `[mp]` Intel MultiProcessor Specification 1.4, May 1997; `[linux]`
 //! `arch/x86/kernel/mpparse.c`, v6.12.
 //! Read next: [`super::acpi`], which says the same and more.
 
@@ -22,25 +22,25 @@ use vm_memory::Address;
 use super::{LAST_XAPIC_ID, checksum, ioapic_id, low_half};
 use crate::memory::layout::{IOAPIC, IOAPIC_PINS, LOCAL_APIC, MP_TABLE, MP_TABLE_MAX_SIZE};
 
-/// Size of the floating pointer structure in bytes. [mp] 4.1
+/// Size of the floating pointer structure in bytes. `[mp]` 4.1
 const FLOATING_POINTER_SIZE: u8 = 16;
-/// Size of the configuration table's header in bytes. [mp] 4.2
+/// Size of the configuration table's header in bytes. `[mp]` 4.2
 const HEADER_SIZE: usize = 44;
-/// Size of a processor entry in bytes; every other entry has 8. [mp] 4.3
+/// Size of a processor entry in bytes; every other entry has 8. `[mp]` 4.3
 const PROCESSOR_ENTRY_SIZE: usize = 20;
-/// Size of every other entry in bytes. [mp] 4.3
+/// Size of every other entry in bytes. `[mp]` 4.3
 const ENTRY_SIZE: usize = 8;
 
-/// Version 1.4 of the specification, as both structures give it. [mp] table 4-1
+/// Version 1.4 of the specification, as both structures give it. `[mp]` table 4-1
 const SPECIFICATION_1_4: u8 = 4;
-/// The version of an APIC that is part of the processor, "1Xh". [mp] 4.3.1
+/// The version of an APIC that is part of the processor, "1Xh". `[mp]` 4.3.1
 const APIC_VERSION: u8 = 0x14;
 /// The only bus. Its interrupts are edge-triggered and active high unless an entry says
-/// otherwise, which is how our I/O APIC expects its lines. [mp] 4.3.4
+/// otherwise, which is how our I/O APIC expects its lines. `[mp]` 4.3.4
 const ISA_BUS: u8 = 0;
-/// Polarity and trigger mode as the bus has them. [mp] table 4-10
+/// Polarity and trigger mode as the bus has them. `[mp]` table 4-10
 const CONFORMS: u8 = 0;
-/// The destination that means every local APIC. [mp] 4.3.5
+/// The destination that means every local APIC. `[mp]` 4.3.5
 const ALL_LOCAL_APICS: u8 = 0xff;
 
 /// The most processors the table can name: ids 0 to 254.
@@ -54,7 +54,7 @@ const _: () = {
     assert!(size as u64 <= MP_TABLE_MAX_SIZE);
 };
 
-/// What an interrupt line carries. [mp] table 4-10
+/// What an interrupt line carries. `[mp]` table 4-10
 #[derive(Clone, Copy)]
 enum Kind {
     /// A vector from the I/O APIC's redirection table.
@@ -75,7 +75,7 @@ pub fn build(vcpus: u32) -> Vec<u8> {
     bytes
 }
 
-/// [mp] 4.1: sixteen bytes that point to the table right after them.
+/// `[mp]` 4.1: sixteen bytes that point to the table right after them.
 fn floating_pointer() -> [u8; 16] {
     /// The structure's own length in paragraphs of 16 bytes.
     const LENGTH: u8 = 1;
@@ -92,7 +92,7 @@ fn floating_pointer() -> [u8; 16] {
     with(checksum(&with(0)))
 }
 
-/// [mp] 4.2: the header and the entries, in ascending order of their types as 4.3 demands.
+/// `[mp]` 4.2: the header and the entries, in ascending order of their types as 4.3 demands.
 fn configuration_table(vcpus: u32) -> Vec<u8> {
     let mut entries = Entries::default();
     // The cap is checked by the type: ids are bytes and 0xff is not among them.
@@ -135,7 +135,7 @@ impl Entries {
         self.count += 1;
     }
 
-    /// [mp] 4.3.1.
+    /// `[mp]` 4.3.1.
     fn processor(&mut self, id: u8) {
         const ENABLED: u8 = 1 << 0;
         const BOOTSTRAP: u8 = 1 << 1;
@@ -153,14 +153,14 @@ impl Entries {
         self.add([0; 8]); // reserved
     }
 
-    /// [mp] 4.3.3.
+    /// `[mp]` 4.3.3.
     fn ioapic(&mut self, id: u8) {
         const USABLE: u8 = 1 << 0;
         let [a, b, c, d] = low_half(IOAPIC);
         self.add([2, id, APIC_VERSION, USABLE, a, b, c, d]);
     }
 
-    /// [mp] 4.3.4 and 4.3.5.
+    /// `[mp]` 4.3.4 and 4.3.5.
     fn interrupts(&mut self, ioapic: u8) {
         // ISA interrupt n arrives at pin n, without the exception PCs make for the timer (0 at
         // pin 2): global interrupt n is pin n everywhere in cottage. Interrupts 16 to 23 are

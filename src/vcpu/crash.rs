@@ -21,8 +21,13 @@ pub fn state(vcpu: &Vcpu, memory: &GuestMemory) -> String {
         Some(gpa) => code_at(memory, gpa),
         None => "not mapped".to_owned(),
     };
+    let note = if is_after_reset(regs.rip, &sregs) {
+        RESET_NOTE
+    } else {
+        ""
+    };
     format!(
-        "rip {:#x}  {} mode, cs {:#x}  rflags {:#x}\n\
+        "{note}rip {:#x}  {} mode, cs {:#x}  rflags {:#x}\n\
          rax {:#x}  rbx {:#x}  rcx {:#x}  rdx {:#x}\n\
          rsi {:#x}  rdi {:#x}  rsp {:#x}  rbp {:#x}\n\
          cr0 {:#x}  cr2 {:#x}  cr3 {:#x}  cr4 {:#x}  efer {:#x}\n\
@@ -45,6 +50,14 @@ pub fn state(vcpu: &Vcpu, memory: &GuestMemory) -> String {
         sregs.cr4,
         sregs.efer,
     )
+}
+
+const RESET_NOTE: &str =
+    "(these are the values after a reset: on AMD, KVM resets a processor that shuts down)\n";
+
+/// Whether the processor stands at the reset vector. [sdm3] 10.1.4: CS base 0xffff0000, IP 0xfff0.
+fn is_after_reset(rip: u64, sregs: &kvm_sregs) -> bool {
+    rip == 0xfff0 && sregs.cs.base == 0xffff_0000
 }
 
 /// What KVM_EXIT_INTERNAL_ERROR means.

@@ -11,7 +11,7 @@ use crate::bus::{MmioBus, PortBus, Request};
 use crate::control::Control;
 use crate::kvm::{Error, Vcpu, VmExit};
 use crate::memory::GuestMemory;
-use crate::outcome::Ending;
+use crate::outcome::{Ending, with_causes};
 
 /// What a vCPU thread needs besides its vCPU; the same for all.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub fn run(vcpu: &mut Vcpu, board: &Board) {
         match step(vcpu, board) {
             Ok(None) => {}
             Ok(Some(ending)) => board.control.stop(ending),
-            Err(error) => board.control.stop(Ending::Failure(error.to_string())),
+            Err(error) => board.control.stop(Ending::Failure(with_causes(&error))),
         }
     }
 }

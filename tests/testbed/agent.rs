@@ -47,7 +47,9 @@ fn main() {
         [_, "host", socket, outcome] => host(socket, outcome, false),
         [_, "host", socket, outcome, "tty"] => host(socket, outcome, true),
         [_, "inside", port, ctl, files] => inside(port, Path::new(ctl), Path::new(files)),
-        _ => Err(io::Error::other("usage: agent host SOCKET OUTCOME [tty] | agent inside PORT CTL FILES")),
+        _ => Err(io::Error::other(
+            "usage: agent host SOCKET OUTCOME [tty] | agent inside PORT CTL FILES",
+        )),
     };
     if let Err(error) = result {
         eprintln!("testbed: {error}");
@@ -132,7 +134,9 @@ fn host(socket: &str, outcome: &str, tty: bool) -> io::Result<()> {
     let (mut stdout, mut stderr) = (raw(1), raw(2));
     let mut payload = Vec::new();
     loop {
-        let Ok(kind) = receive(&mut port, &mut payload) else { return Ok(()) };
+        let Ok(kind) = receive(&mut port, &mut payload) else {
+            return Ok(());
+        };
         let written = match kind {
             b'o' => stdout.write_all(&payload),
             b'E' | b'm' => stderr.write_all(&payload),
@@ -143,7 +147,9 @@ fn host(socket: &str, outcome: &str, tty: bool) -> io::Result<()> {
                 let _ = io::copy(&mut port, &mut io::sink());
                 return Ok(());
             }
-            other => Err(io::Error::other(format!("a frame of unknown kind {other:#x}"))),
+            other => Err(io::Error::other(format!(
+                "a frame of unknown kind {other:#x}"
+            ))),
         };
         if let Err(error) = written {
             // Whoever read our output has gone, like `head` after its last line.
@@ -158,7 +164,9 @@ fn follow_window_size(sender: &Sender) {
     loop {
         let mut size = WindowSize::default();
         // SAFETY: TIOCGWINSZ writes one struct winsize, which WindowSize mirrors.
-        if unsafe { ioctl(0, TIOCGWINSZ, &mut size) } == 0 && last != Some((size.rows, size.columns)) {
+        if unsafe { ioctl(0, TIOCGWINSZ, &mut size) } == 0
+            && last != Some((size.rows, size.columns))
+        {
             last = Some((size.rows, size.columns));
             let [rows, columns] = [size.rows.to_le_bytes(), size.columns.to_le_bytes()];
             if sender.send(b'w', &[rows, columns].concat()).is_err() {
@@ -175,7 +183,8 @@ fn follow_window_size(sender: &Sender) {
 /// What run.sh asked for, as it stands in the control directory.
 struct Request {
     argv: Vec<String>,
-    tty: bool,
+    /// Rows and columns, if the command gets a terminal.
+    tty: Option<WindowSize>,
     /// Report the clock at the start, the first output byte, this line (if not empty), the end.
     clock: Option<String>,
     /// Report how many exits each virtual machine took.
@@ -188,7 +197,9 @@ impl Request {
         Ok(Self {
             // Every word ends in a NUL, as in /proc/PID/cmdline.
             argv: argv.split_terminator('\0').map(String::from).collect(),
-            tty: ctl.join("tty").exists(),
+            tty: fs::read_to_string(ctl.join("tty"))
+                .ok()
+                .map(|text| WindowSize::parse(&text)),
             clock: fs::read_to_string(ctl.join("clock")).ok(),
             exits: ctl.join("exits").exists(),
         })
@@ -211,7 +222,11 @@ fn inside(port: &str, ctl: &Path, files: &Path) -> io::Result<()> {
             thread::spawn(move || feed(input, None, None));
             sender.send(b'E', format!("{}: {error}\n", request.argv[0]).as_bytes())?;
             // What a shell answers: 127 for a command that is not there, 126 for one it cannot run.
-            if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+            if error.kind() == io::ErrorKind::NotFound {
+                127
+            } else {
+                126
+            }
         }
     };
 
@@ -241,28 +256,54 @@ struct Running {
 fn start(request: &Request, files: &Path) -> io::Result<Running> {
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).current_dir(files);
-    if request.tty { start_on_terminal(command) } else { start_on_pipes(command) }
+    match &request.tty {
+        Some(size) => start_on_terminal(command, size),
+        None => start_on_pipes(command),
+    }
 }
 
 fn start_on_pipes(mut command: Command) -> io::Result<Running> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let stdin = child.stdin.take().map(|end| File::from(OwnedFd::from(end)));
     let stdout = File::from(OwnedFd::from(child.stdout.take().unwrap()));
-    let stderr = child.stderr.take().map(|end| File::from(OwnedFd::from(end)));
-    Ok(Running { child, stdin, stdout, stderr, terminal: None })
+    let stderr = child
+        .stderr
+        .take()
+        .map(|end| File::from(OwnedFd::from(end)));
+    Ok(Running {
+        child,
+        stdin,
+        stdout,
+        stderr,
+        terminal: None,
+    })
 }
 
-fn start_on_terminal(mut command: Command) -> io::Result<Running> {
+fn start_on_terminal(mut command: Command, size: &WindowSize) -> io::Result<Running> {
     let terminal = File::options().read(true).write(true).open("/dev/ptmx")?;
     let (unlock, mut number) = (0i32, 0i32);
-    // SAFETY: TIOCSPTLCK reads an int and TIOCGPTN writes one.
+    // SAFETY: TIOCSPTLCK reads an int, TIOCGPTN writes one, TIOCSWINSZ reads a struct winsize.
     unsafe {
         check(ioctl(terminal.as_raw_fd(), TIOCSPTLCK, &unlock))?;
         check(ioctl(terminal.as_raw_fd(), TIOCGPTN, &mut number))?;
+        check(ioctl(
+            terminal.as_raw_fd(),
+            TIOCSWINSZ,
+            std::ptr::from_ref(size),
+        ))?;
     }
-    let side = File::options().read(true).write(true).open(format!("/dev/pts/{number}"))?;
-    command.stdin(side.try_clone()?).stdout(side.try_clone()?).stderr(side);
+    let side = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/dev/pts/{number}"))?;
+    command
+        .stdin(side.try_clone()?)
+        .stdout(side.try_clone()?)
+        .stderr(side);
     // SAFETY: between fork and exec only two system calls are made, both async-signal-safe.
     unsafe {
         command.pre_exec(|| {
@@ -296,10 +337,15 @@ fn attend(
 
     let (out_sender, out_clock, stdout) = (sender.clone(), clock.clone(), running.stdout);
     let out = thread::spawn(move || {
-        out_sender.pump(b'o', stdout, |bytes| out_clock.lock().unwrap().output(bytes))
+        out_sender.pump(b'o', stdout, |bytes| {
+            out_clock.lock().unwrap().output(bytes)
+        })
     });
     let err_sender = sender.clone();
-    let err = running.stderr.take().map(|stderr| thread::spawn(move || err_sender.pump(b'E', stderr, |_| {})));
+    let err = running
+        .stderr
+        .take()
+        .map(|stderr| thread::spawn(move || err_sender.pump(b'E', stderr, |_| {})));
 
     let status = running.child.wait()?;
     clock.lock().unwrap().ended();
@@ -351,7 +397,9 @@ fn feed(mut port: File, mut stdin: Option<File>, terminal: Option<File>) {
 }
 
 fn shell_status(status: ExitStatus) -> u8 {
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     (code & 0xff) as u8
 }
 
@@ -371,16 +419,23 @@ fn survey(root: &Path) -> io::Result<Survey> {
             if meta.is_dir() {
                 waiting.push(path);
             } else if meta.is_file() {
-                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
                 // The change time cannot be set by the command, unlike the modification time.
-                found.insert(name, (meta.size(), meta.ctime(), meta.ctime_nsec(), meta.mode()));
+                found.insert(
+                    name,
+                    (meta.size(), meta.ctime(), meta.ctime_nsec(), meta.mode()),
+                );
             }
         }
     }
     Ok(found)
 }
 
-/// Writes `changed` and `new` to the control directory: one line per file, its mode and its name.
+/// Writes `changed` and `new` to the control directory: one line per file, its mode, size and name.
 fn write_changes(ctl: &Path, before: &Survey, after: &Survey) -> io::Result<()> {
     let (mut changed, mut new) = (String::new(), String::new());
     for (name, state) in after {
@@ -389,7 +444,7 @@ fn write_changes(ctl: &Path, before: &Survey, after: &Survey) -> io::Result<()> 
             Some(_) => &mut changed,
             None => &mut new,
         };
-        list.push_str(&format!("{:o} {name}\n", state.3 & 0o777));
+        list.push_str(&format!("{:o} {} {name}\n", state.3 & 0o777, state.0));
     }
     fs::write(ctl.join("changed"), changed)?;
     fs::write(ctl.join("new"), new)
@@ -448,7 +503,10 @@ impl Clock {
 
     fn report(&self) -> String {
         let row = |moment: Option<u64>, name: &str| match moment {
-            Some(at) => format!("{:>12.3}  {name}\n", at.saturating_sub(self.started) as f64 / 1e6),
+            Some(at) => format!(
+                "{:>12.3}  {name}\n",
+                at.saturating_sub(self.started) as f64 / 1e6
+            ),
             None => format!("{:>12}  {name}\n", "never"),
         };
         let mut text = String::from("million instructions until\n");
@@ -491,12 +549,19 @@ impl ExitCounts {
                 for directory in fs::read_dir(KVM_DEBUG).into_iter().flatten().flatten() {
                     let machine = directory.path();
                     let name = directory.file_name().to_string_lossy().into_owned();
-                    if !machine.is_dir() || held.iter().any(|(path, _): &(String, File)| path.starts_with(&format!("{name}/"))) {
+                    if !machine.is_dir()
+                        || held
+                            .iter()
+                            .any(|(path, _): &(String, File)| path.starts_with(&format!("{name}/")))
+                    {
                         continue;
                     }
                     for file in fs::read_dir(&machine).into_iter().flatten().flatten() {
                         if let (true, Ok(open)) = (file.path().is_file(), File::open(file.path())) {
-                            held.push((format!("{name}/{}", file.file_name().to_string_lossy()), open));
+                            held.push((
+                                format!("{name}/{}", file.file_name().to_string_lossy()),
+                                open,
+                            ));
                         }
                     }
                 }
@@ -511,7 +576,10 @@ impl ExitCounts {
         let mut text = String::from("KVM counters that are not zero\n");
         for (name, file) in held.iter_mut() {
             let mut value = String::new();
-            if file.read_to_string(&mut value).is_ok() && !matches!(value.trim(), "0" | "") && !value.trim().contains('\n') {
+            if file.read_to_string(&mut value).is_ok()
+                && !matches!(value.trim(), "0" | "")
+                && !value.trim().contains('\n')
+            {
                 text += &format!("{:>12}  {name}\n", value.trim());
             }
         }
@@ -529,6 +597,19 @@ struct WindowSize {
     columns: u16,
     x_pixels: u16,
     y_pixels: u16,
+}
+
+impl WindowSize {
+    /// Reads what `stty size` prints.
+    fn parse(text: &str) -> Self {
+        let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+        let (rows, columns) = (numbers.next().unwrap_or(24), numbers.next().unwrap_or(80));
+        Self {
+            rows,
+            columns,
+            ..Self::default()
+        }
+    }
 }
 
 // Linux include/uapi/asm-generic/ioctls.h, signal.h and include/uapi/linux/inotify.h, x86-64.
@@ -549,7 +630,11 @@ unsafe extern "C" {
 }
 
 fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn time_stamp() -> u64 {

@@ -1,5 +1,3 @@
-	tail -n 40 "$work/console" >&2 || true
-	grep -v warning: "$work/qemu.log" >&2 || true
 #!/usr/bin/env bash
 # Runs one command on a complete KVM, on any x86-64 machine: QEMU emulates a processor with AMD SVM,
 # Debian's stock kernel with kvm_amd runs on it, and the command runs there.
@@ -211,7 +209,9 @@ if [[ -n $exits ]]; then
 	put /dev/null /ctl/exits
 fi
 if [[ -n $tty ]]; then
-	put /dev/null /ctl/tty
+	# Rows and columns; the agent passes on later changes.
+	stty size <&0 >"$work/tty" 2>/dev/null || echo 24 80 >"$work/tty"
+	put "$work/tty" /ctl/tty
 	echo "${TERM:-linux}" >"$work/term"
 	put "$work/term" /ctl/term
 fi
@@ -308,29 +308,46 @@ broken) exit "$status_closed" ;;
 		exit "$status_no_start"
 	fi
 	say "the machine died; the last it said:"
-	tail -n 20 "$work/console" >&2 || true
-	tail -n 3 "$work/qemu.log" >&2 || true
+	tail -n 40 "$work/console" >&2 || true
+	grep -v warning: "$work/qemu.log" >&2 || true
 	exit "$status_died"
 	;;
 esac
 
 # ---- files back out -------------------------------------------------------------------------
-fetch() { # LIST DESTINATION-OF FUNCTION: brings back each file of a list the agent wrote
-	local mode name target
+# Copies a file off the disk, holes as holes: piece by piece, as debugfs lists them in blocks of
+# 4 KiB. debugfs's own dump writes every hole out as zeros.
+copy_out() { # INSIDE-PATH SIZE TARGET
+	local logical physical length flags
+	debugfs -R "extents -l $(word "$1")" "$disk" >"$work/extents" 2>/dev/null
+	truncate -s 0 "$3"
+	while read -r logical physical length flags; do
+		case $flags in
+		*Uninit*) continue ;; # reserved, never written
+		esac
+		dd if="$disk" of="$3" bs=4096 skip="$physical" seek="$logical" count="$length" \
+			conv=notrunc,sparse status=none
+	done < <(sed -n 's|^ *[0-9]*/ *[0-9]* *[0-9]*/ *[0-9]* *\([0-9]*\) *- *[0-9]* *\([0-9]*\) *- *[0-9]* *\([0-9]*\)|\1 \2 \3|p' "$work/extents")
+	truncate -s "$2" "$3" # the last block may reach beyond the end, and a hole may end the file
+}
+
+fetch() { # LIST DESTINATION-OF: brings back each file of a list the agent wrote
+	local mode bytes name target is_new
 	debugfs -R "cat /ctl/$1" "$disk" 2>/dev/null >"$work/$1"
-	while read -r mode name; do
+	while read -r mode bytes name; do
 		target=$("$2" "$name")
 		[[ -n $target ]] || continue
-		rm -f "$work/fetched"
-		debugfs -R "dump $(word "/files/$name") $(word "$work/fetched")" "$disk" >/dev/null 2>&1
-		[[ -e $work/fetched ]] || { say "cannot fetch $name"; status=$status_died; continue; }
-		# debugfs writes holes as zeros; cp makes them holes again. An existing file keeps its
-		# owner, its mode and its links, because it is written to and not replaced.
-		mkdir -p "$(dirname "$target")"
-		[[ -e $target ]] || mode_of_new=$mode
-		cp --sparse=always "$work/fetched" "$target" || { say "cannot write $target"; status=$status_died; }
-		[[ -z ${mode_of_new:-} ]] || chmod "$mode_of_new" "$target"
-		mode_of_new=''
+		is_new=''
+		[[ -e $target ]] || is_new=1
+		# By way of a second file, for cp keeps what yours has: owner, mode, links. And an interrupted
+		# run leaves it half written for a much shorter time.
+		if ! { copy_out "/files/$name" "$bytes" "$work/fetched" && mkdir -p "$(dirname "$target")" &&
+			cp --sparse=always "$work/fetched" "$target"; }; then
+			say "cannot bring back $name"
+			status=$status_died
+			continue
+		fi
+		[[ -z $is_new ]] || chmod "$mode" "$target"
 	done <"$work/$1"
 }
 # shellcheck disable=SC2317 # called by name

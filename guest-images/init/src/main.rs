@@ -71,7 +71,8 @@ fn boot(environment: Strings) -> ! {
         )
         .ok(),
     };
-    if run.args().next().is_none() {
+    // A script's output is the script's alone.
+    if run.args().next().is_none() && run.stdin == Stdin::Tty {
         console::greet();
     }
     power.mark(Mark::Ready);

@@ -9,15 +9,15 @@
 //! There is no end mark: the chunks run to the end of the input, so a kernel's appended size
 //! must be cut off before. The chunks themselves are lz4_flex's business.
 //!
-//! Sources: [frame] lz4 `doc/lz4_Frame_format.md`, "Legacy frame". Read next: [`super::lzo`].
+//! Sources: `[frame]` lz4 `doc/lz4_Frame_format.md`, "Legacy frame". Read next: [`super::lzo`].
 
 use std::io::{self, BufRead};
 
 use super::{Input, Output, invalid, take};
 
-/// [frame] The magic number, as bytes.
+/// `[frame]` The magic number, as bytes.
 pub const MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
-/// [frame] "Uncompressed size is 8 MB", the last chunk less.
+/// `[frame]` "Uncompressed size is 8 MB", the last chunk less.
 const CHUNK_MAX: usize = 8 << 20; // 8 MiB
 
 /// Unpacks all chunks.

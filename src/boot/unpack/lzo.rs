@@ -11,18 +11,18 @@
 //!
 //! All numbers are big-endian. Checksums are skipped: what comes out is parsed with suspicion.
 //!
-//! Sources: [lzo] Linux `Documentation/staging/lzo.rst`; [unlzo] Linux `lib/decompress_unlzo.c`
+//! Sources: `[lzo]` Linux `Documentation/staging/lzo.rst`; `[unlzo]` Linux `lib/decompress_unlzo.c`
 //! (what kernels accept of the container).
 
 use std::io::{self, Read};
 
 use super::{Input, Output, invalid, take};
 
-/// [unlzo] The first nine bytes of an lzop file.
+/// `[unlzo]` The first nine bytes of an lzop file.
 pub const MAGIC: [u8; 9] = [0x89, b'L', b'Z', b'O', 0, b'\r', b'\n', 0x1a, b'\n'];
-/// [unlzo] Kernels refuse larger blocks; so the tools that pack kernels make none.
+/// `[unlzo]` Kernels refuse larger blocks; so the tools that pack kernels make none.
 const BLOCK_MAX: usize = 256 << 10; // 256 KiB
-/// [unlzo] Since this version the header has "version needed", a level and a longer mtime.
+/// `[unlzo]` Since this version the header has "version needed", a level and a longer mtime.
 const VERSION_LONG: u16 = 0x0940;
 
 // [unlzo] Header flags: which checksums follow, whether there is a filter.
@@ -75,7 +75,7 @@ fn be32(input: &mut Input<'_>) -> io::Result<usize> {
     usize::try_from(number).map_err(io::Error::other)
 }
 
-/// [unlzo] Reads past the header and returns its flags.
+/// `[unlzo]` Reads past the header and returns its flags.
 fn skip_header(input: &mut Input<'_>) -> io::Result<u32> {
     if take(input)? != MAGIC {
         return Err(invalid("the lzop magic is missing"));
@@ -148,7 +148,6 @@ impl<'a> Block<'a> {
                 continue;
             }
             let (len, distance, literals) = self.copy(instruction, state)?;
-            // [lzo] "end of stream if distance = 16384"
             if distance == END_OF_STREAM {
                 return (self.filled == self.out.len()).then_some(());
             }
@@ -158,7 +157,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// [lzo] "Byte sequences": decodes a copy instruction to length, distance, and the number of
+    /// `[lzo]` "Byte sequences": decodes a copy instruction to length, distance, and the number of
     /// literals that follow. `state` is the number of literals copied last, 4 for more than 3.
     fn copy(&mut self, instruction: usize, state: usize) -> Option<(usize, usize, usize)> {
         let low = instruction & 3;
@@ -171,8 +170,12 @@ impl<'a> Block<'a> {
             16..32 => {
                 let len = 2 + self.length(instruction & 7, 7)?;
                 let word = self.word()?;
-                let high = (instruction & 8) << 11;
-                (len, END_OF_STREAM + high + (word >> 2), word & 3)
+                // [lzo] "distance = 16384 + (H << 14) + D [...] end of stream if distance == 16384"
+                let distance = match ((instruction & 8) << 11) + (word >> 2) {
+                    0 => END_OF_STREAM,
+                    beyond => 16384 + beyond,
+                };
+                (len, distance, word & 3)
             }
             32..64 => {
                 let len = 2 + self.length(instruction & 31, 31)?;
@@ -191,8 +194,8 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// [lzo] A length that does not fit its `mask` is 0 there and goes on in bytes: each zero byte
-    /// adds 255, the first other ends it.
+    /// `[lzo]` A length that does not fit its `mask` is 0 there and goes on in bytes: each zero
+    /// byte adds 255, the first other ends it.
     fn length(&mut self, bits: usize, mask: usize) -> Option<usize> {
         if bits != 0 {
             return Some(bits);
@@ -241,5 +244,6 @@ impl<'a> Block<'a> {
     }
 }
 
-/// [lzo] The base of the longest distances; as a distance it ends the block.
-const END_OF_STREAM: usize = 16384;
+/// What [`Block::copy`] gives as distance for the end mark: no copy has distance 0. (16384, which
+/// the mark stands for in the stream, is a distance that other instructions can express.)
+const END_OF_STREAM: usize = 0;
