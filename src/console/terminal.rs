@@ -11,7 +11,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, InputModes, OptionalActions, Termios};
+use rustix::termios::{self, InputModes, OptionalActions, OutputModes, Termios};
 
 /// The settings to go back to, while raw mode is on.
 static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
