@@ -45,11 +45,11 @@ pub struct RunArgs {
 
     /// Kernel command line, replacing cottage's own
     #[arg(long, value_name = "STR", conflicts_with = "append")]
-    pub cmdline: Option<String>,
+    pub cmdline: Option<OsString>,
 
     /// Words to add to cottage's own kernel command line
     #[arg(long, value_name = "STR")]
-    pub append: Option<String>,
+    pub append: Option<OsString>,
 
     /// Guest memory, with a unit: K, M, G or T, powers of 1024
     #[arg(long, value_name = "SIZE", default_value = "128M")]

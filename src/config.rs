@@ -4,6 +4,7 @@
 //! again and no `Option` stands for a default.
 //! Read next: [`crate::machine`].
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -53,6 +54,14 @@ pub enum Error {
     Cpus {
         /// What was given.
         value: String,
+    },
+    /// A part of the kernel command line is not UTF-8.
+    #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
+    CmdlineText {
+        /// `--cmdline` or `--append`.
+        flag: &'static str,
+        /// What was given.
+        value: OsString,
     },
     /// A command word holds a NUL byte.
     #[error("word {position} of the command holds a NUL byte, which no program can be given")]
@@ -106,9 +115,13 @@ impl VmConfig {
             UnpackArg::Host => Unpack::Host,
             UnpackArg::Guest => Unpack::Guest,
         };
+        let text = |flag, value: OsString| {
+            let wrong = |value| Error::CmdlineText { flag, value };
+            value.into_string().map_err(wrong)
+        };
         let cmdline = match (args.cmdline, args.append) {
-            (Some(whole), _) => whole,
-            (None, Some(more)) => format!("{DEFAULT_CMDLINE} {more}"),
+            (Some(whole), _) => text("--cmdline", whole)?,
+            (None, Some(more)) => format!("{DEFAULT_CMDLINE} {}", text("--append", more)?),
             (None, None) => DEFAULT_CMDLINE.to_owned(),
         };
         let command: Vec<_> = args
@@ -248,6 +261,18 @@ mod tests {
             assert!(text.contains(&format!("--cpus {value:?}")) && text.contains("1 to 255"));
         }
         assert_eq!(parse_cpus("16"), Ok(16));
+    }
+
+    #[test]
+    fn command_line_that_is_no_text_names_its_flag() {
+        let bytes = OsString::from_vec(b"quiet\xff".to_vec());
+        let words = ["cottage", "run", "--cmdline"].map(OsString::from);
+        let words = words.into_iter().chain([bytes]);
+        let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("parsed as doctor");
+        };
+        let text = VmConfig::from_args(args).unwrap_err().to_string();
+        assert!(text.starts_with("--cmdline \"quiet\\xFF\""), "{text}");
     }
 
     #[test]

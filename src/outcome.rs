@@ -92,11 +92,20 @@ impl Outcome {
 
     /// What to tell the user on stderr; nothing when all went as asked.
     pub fn message(&self) -> Option<String> {
+        let texts: Vec<_> = self
+            .end_text()
+            .into_iter()
+            .chain(self.lost_text())
+            .collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    }
+
+    fn end_text(&self) -> Option<String> {
         let text = match (&self.ending, &self.panic) {
             (Ending::Failure(text), _) => text.clone(),
             (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
             (Ending::Crash(text), _) => format!("the guest crashed: {text}"),
-            _ if self.status.is_some() => self.lost_text()?,
+            _ if self.status.is_some() => return None,
             (_, Some(line)) => format!("the guest's kernel panicked: {line}"),
             (Ending::TripleFault(text), None) => {
                 format!("the guest crashed with a triple fault: {text}")
@@ -104,7 +113,7 @@ impl Outcome {
             (ending, None) if self.command_given => {
                 format!("{ending} before the command's status was known")
             }
-            _ => self.lost_text()?,
+            _ => return None,
         };
         Some(text)
     }
@@ -240,6 +249,21 @@ mod tests {
         };
         assert_eq!(outcome.exit_code(), VMM_FAILURE);
         assert!(outcome.message().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn lost_output_is_told_of_beside_a_panic() {
+        let outcome = Outcome {
+            panic: Some("Kernel panic - not syncing: boo".to_owned()),
+            lost_output: Some("No space left on device".to_owned()),
+            ..outcome(Ending::Reset)
+        };
+        assert_eq!(outcome.exit_code(), VMM_FAILURE);
+        let text = outcome.message().unwrap();
+        assert!(
+            text.contains("boo\n") && text.contains("No space left"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use vm_memory::{ByteValued, GuestAddress};
 
 use super::blob::{self, Blob};
 use crate::memory::GuestMemory;
-use crate::memory::layout::HIGH_RAM_START;
+use crate::memory::layout::{HIGH_RAM_START, MMIO_GAP_START};
 
 /// `[boot]` Where the setup header starts in the file, and where "HdrS" is.
 const SETUP_HEADER: usize = 0x1f1;
@@ -236,6 +236,13 @@ impl BzImage {
                 field: "init_size",
                 value: reserved,
                 rule: "the packed kernel alone is larger",
+            });
+        }
+        if start.saturating_add(reserved) > MMIO_GAP_START.0 {
+            return Err(Error::Field {
+                field: "pref_address",
+                value: start,
+                rule: "from there, init_size reaches beyond the RAM below the gap at 3 GiB",
             });
         }
         let end = start.checked_add(reserved).filter(|end| *end <= ram_end);

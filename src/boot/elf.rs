@@ -31,7 +31,7 @@ use vm_memory::GuestAddress;
 use super::blob::{self, Blob, structure};
 use super::notes;
 use crate::memory::GuestMemory;
-use crate::memory::layout::HIGH_RAM_START;
+use crate::memory::layout::{HIGH_RAM_START, MMIO_GAP_START};
 
 /// Most program headers we read; Linux has five.
 pub const MAX_PROGRAM_HEADERS: u16 = 64;
@@ -126,6 +126,19 @@ pub enum Error {
         ram_end: u64,
         /// Memory size that would hold the segment, in MiB.
         needed_mib: u64,
+    },
+    /// A segment lies where this machine never has RAM.
+    #[error(
+        "Segment {index} wants guest-physical {start:#x} to {end:#x}, but RAM for kernels ends at \
+         {:#x}, whatever --memory says", MMIO_GAP_START.0
+    )]
+    SegmentInGap {
+        /// Which program header, from 0.
+        index: usize,
+        /// p_paddr.
+        start: u64,
+        /// p_paddr + p_memsz.
+        end: u64,
     },
     /// Two segments want the same memory.
     #[error("Segments {first} and {second} overlap at guest-physical {at:#x}")]
@@ -236,11 +249,15 @@ impl Elf {
     pub fn load(&self, file: &Blob, memory: &GuestMemory) -> Result<(), Error> {
         let ram_end = memory.low_end().0;
         for segment in &self.segments {
-            let end = segment.physical + segment.memory_len;
+            let (index, start) = (segment.index, segment.physical);
+            let end = start + segment.memory_len;
+            if end > MMIO_GAP_START.0 {
+                return Err(Error::SegmentInGap { index, start, end });
+            }
             if end > ram_end {
                 return Err(Error::SegmentOutsideRam {
-                    index: segment.index,
-                    start: segment.physical,
+                    index,
+                    start,
                     end,
                     ram_end,
                     needed_mib: self.end.div_ceil(1 << 20), // 1 MiB
@@ -531,6 +548,22 @@ mod tests {
         assert_eq!(
             parse(elf(0x20_0000, &two, b"")).unwrap_err().to_string(),
             "Segments 1 and 0 overlap at guest-physical 0x200020"
+        );
+    }
+
+    #[test]
+    fn segment_in_the_gap_is_refused_without_asking_for_memory() {
+        let two = [segment(0x20_0000, &[0; 64]), segment(0x30_0000, &[0; 64])];
+        let mut image = elf(0x20_0000, &two, b"");
+        let physical = phdr(1, 3);
+        image[physical..physical + 8].copy_from_slice(&0xd000_0000_u64.to_le_bytes());
+        let file = Blob::memory(image.clone(), "test kernel".into());
+        let memory = GuestMemory::new(4 << 20).unwrap();
+        let error = parse(image).unwrap().load(&file, &memory).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Segment 1 wants guest-physical 0xd0000000 to 0xd0000040, but RAM for kernels ends at \
+             0xc0000000, whatever --memory says"
         );
     }
 

@@ -160,7 +160,7 @@ fn load_packed(
         return Err(Error::NotOffered {
             name: kernel.name().to_owned(),
             asked,
-            offered: "only the Linux 64-bit boot protocol while packed; unpack it on the host",
+            offered: "only the Linux 64-bit boot protocol while packed; leave out --unpack guest",
         });
     }
     let placed = image.load(kernel, memory);

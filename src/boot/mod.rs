@@ -115,7 +115,10 @@ pub enum Error {
         offered: &'static str,
     },
     /// The kernel would cut the command line off.
-    #[error("Cannot pass a command line of {len} bytes: this kernel takes at most {max}")]
+    #[error(
+        "Cannot pass a command line of {len} bytes: this kernel takes at most {max}; shorten \
+         --cmdline or --append"
+    )]
     CmdlineTooLong {
         /// Its length.
         len: u64,
@@ -374,7 +377,7 @@ mod tests {
         };
         let text = refusal(bzimage(&lz4_payload(&small_elf())), options);
         assert!(
-            text.ends_with("while packed; unpack it on the host"),
+            text.ends_with("while packed; leave out --unpack guest"),
             "{text}"
         );
     }
@@ -468,7 +471,8 @@ mod tests {
         let error = write_boot_info(&memory, &kernel, &[b'a'; 2048], None, None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "Cannot pass a command line of 2048 bytes: this kernel takes at most 2047"
+            "Cannot pass a command line of 2048 bytes: this kernel takes at most 2047; shorten \
+             --cmdline or --append"
         );
     }
 
@@ -481,7 +485,7 @@ mod tests {
         assert!(
             error
                 .to_string()
-                .ends_with("of 11 bytes: this kernel takes at most 10")
+                .contains("of 11 bytes: this kernel takes at most 10;")
         );
     }
 

@@ -30,6 +30,17 @@ const CAUTIOUS_WRITE: usize = 512;
 #[derive(Debug)]
 pub struct Output(Mutex<State>);
 
+/// What became of a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was written, or waits behind others.
+    Done,
+    /// It waits, and before it nothing did: whoever drains must be told.
+    FirstToWait,
+    /// There is no room; to be tried again after a drain.
+    Refused,
+}
+
 #[derive(Debug)]
 struct State {
     sink: Sink,
@@ -67,18 +78,24 @@ impl Output {
         }))
     }
 
-    /// Writes `byte`, or keeps it for later; false if there is no room to keep it.
-    pub fn push(&self, byte: u8) -> bool {
+    /// Writes `byte`, or keeps it for later if there is room.
+    pub fn push(&self, byte: u8) -> Pushed {
         let mut state = self.lock();
-        if state.backlog.len() >= MAX_BACKLOG {
-            return false;
+        let waiting = state.backlog.len();
+        if waiting >= MAX_BACKLOG {
+            return Pushed::Refused;
         }
         state.watch.see(byte);
         state.written += 1;
-        if !(state.backlog.is_empty() && state.write(&[byte]) == 1) {
-            state.backlog.push_back(byte);
+        if waiting == 0 && state.write(&[byte]) == 1 {
+            return Pushed::Done;
         }
-        true
+        state.backlog.push_back(byte);
+        if waiting == 0 {
+            Pushed::FirstToWait
+        } else {
+            Pushed::Done
+        }
     }
 
     /// Writes what waits, as far as the reader takes it; true when nothing waits any more.
@@ -228,12 +245,12 @@ fn reopen_stdout() -> Option<File> {
 
 /// Writes `text` to stderr as cottage's own words, each line marked as such.
 ///
-/// In raw mode a newline alone would not return the carriage.
+/// On a terminal that does not translate newlines, one alone would not return the carriage.
 pub fn say(text: &str) {
-    let end = if super::terminal::is_raw() {
-        "\r\n"
-    } else {
+    let end = if super::terminal::returns_carriage() {
         "\n"
+    } else {
+        "\r\n"
     };
     let message: String = text
         .lines()
@@ -271,7 +288,9 @@ mod tests {
     #[test]
     fn bytes_leave_at_once_and_in_order() {
         let output = memory(3);
-        assert!(b"abcde".iter().all(|b| output.push(*b)));
+        let pushed = b"abcde".map(|byte| output.push(byte));
+        assert_eq!(pushed[3], Pushed::FirstToWait, "somebody must drain");
+        assert_eq!([pushed[2], pushed[4]], [Pushed::Done; 2]);
         assert_eq!(taken(&output), b"abc");
         assert!(output.waiting() && !output.drain());
         give_room(&output, 10);
@@ -283,13 +302,13 @@ mod tests {
     fn backlog_is_bounded_and_nothing_is_lost() {
         let output = memory(0);
         let mut accepted = 0;
-        while output.push(b'x') {
+        while output.push(b'x') != Pushed::Refused {
             accepted += 1;
         }
         assert_eq!(accepted, MAX_BACKLOG);
         give_room(&output, 1 << 20);
         assert!(output.drain());
-        assert!(output.push(b'y'));
+        assert_eq!(output.push(b'y'), Pushed::Done);
         assert_eq!(taken(&output).len(), MAX_BACKLOG + 1);
     }
 
@@ -297,7 +316,8 @@ mod tests {
     fn broken_pipe_throws_away_and_is_no_loss() {
         let output = memory(10);
         output.lock().error = Some(io::ErrorKind::BrokenPipe.into());
-        assert!(output.push(b'x') && !output.waiting() && output.closed());
+        assert_eq!(output.push(b'x'), Pushed::Done);
+        assert!(!output.waiting() && output.closed());
         assert_eq!(output.lost(), None);
     }
 
@@ -305,7 +325,7 @@ mod tests {
     fn full_disk_is_a_loss() {
         let output = memory(10);
         output.lock().error = Some(io::Error::from_raw_os_error(libc::ENOSPC));
-        assert!(output.push(b'x'));
+        assert_eq!(output.push(b'x'), Pushed::Done);
         assert!(output.lost().unwrap().contains("No space left"));
     }
 
@@ -315,7 +335,7 @@ mod tests {
         assert!(
             b"Kernel panic - not syncing: x\n"
                 .iter()
-                .all(|b| output.push(*b))
+                .all(|b| output.push(*b) != Pushed::Refused)
         );
         assert_eq!(
             output.panic_line().unwrap(),

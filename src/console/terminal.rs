@@ -11,7 +11,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::termios::{self, InputModes, OptionalActions, Termios};
+use rustix::termios::{self, InputModes, OptionalActions, OutputModes, Termios};
 
 /// The settings to go back to, while raw mode is on.
 static ORIGINAL: Mutex<Option<Termios>> = Mutex::new(None);
@@ -81,6 +81,14 @@ pub fn is_raw() -> bool {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .is_some()
+}
+
+/// Whether a newline on stderr starts a new line: always, unless stderr is a terminal in raw mode.
+pub fn returns_carriage() -> bool {
+    termios::tcgetattr(rustix::stdio::stderr()).map_or(true, |modes| {
+        let translates = OutputModes::OPOST | OutputModes::ONLCR;
+        modes.output_modes.contains(translates)
+    })
 }
 
 /// Makes a panic of any thread restore the terminal, say what happened and end the process.

@@ -15,7 +15,7 @@ use super::ioapic::IoApic;
 use super::lock;
 use super::uart::Uart;
 use crate::bus::{PortDevice, Request};
-use crate::console::output::Output;
+use crate::console::output::{Output, Pushed};
 use crate::control::Control;
 
 /// The console's serial port.
@@ -74,9 +74,12 @@ impl SerialPort {
 
     fn transmit(&self, uart: &mut Uart) {
         while let Some(byte) = uart.outgoing() {
-            if !self.output.push(byte) {
-                // Full: the transmitter stays busy until the event loop has drained the backlog.
-                break;
+            match self.output.push(byte) {
+                Pushed::Done => {}
+                // The event loop waits for room in the output only while it knows of need.
+                Pushed::FirstToWait => self.control.wake(),
+                // The transmitter stays busy until the event loop has drained the backlog.
+                Pushed::Refused => break,
             }
             uart.sent();
         }

@@ -44,7 +44,7 @@ fn possibility(facts: &Facts) -> Vec<Finding> {
 }
 
 /// Something else has taken KVM's name.
-fn not_kvm() -> Finding {
+pub fn not_kvm() -> Finding {
     let detail = "the node is something else, not the character device 10, 232";
     Finding::new(Level::Problem, "/dev/kvm is not KVM", detail)
         .remedy("sudo rm /dev/kvm; sudo mknod -m 660 /dev/kvm c 10 232; sudo chgrp kvm /dev/kvm")

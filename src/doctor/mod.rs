@@ -48,6 +48,7 @@ pub fn main() -> u8 {
 pub fn explain(error: &kvm::Error) -> String {
     match error {
         kvm::Error::Open(source) => explain_open_failure(source),
+        kvm::Error::ApiVersion { found: ..0 } => in_words(&[diagnose::not_kvm()]),
         kvm::Error::ApiVersion { found } => in_words(&[diagnose::api_version(*found)]),
         kvm::Error::Ioctl {
             ioctl: "KVM_CREATE_VM",

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("Cannot open /dev/kvm")]
     Open(#[source] io::Error),
     /// The API is not the one every Linux since 2.6.22 has.
-    #[error("KVM API version is {found}, cottage speaks version {KVM_API_VERSION}")]
+    #[error("Cannot use /dev/kvm")]
     ApiVersion {
         /// What the host answered.
         found: i32,

@@ -30,7 +30,7 @@ const HUGE_PAGE: usize = 2 << 20; // 2 MiB
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host refused the mapping.
-    #[error("Cannot map {size:#x} bytes of guest memory")]
+    #[error("Cannot map {size:#x} bytes of guest memory (--memory)")]
     Map {
         /// Guest memory size in bytes.
         size: u64,

@@ -10,6 +10,8 @@
 )]
 
 pub(crate) mod program;
+pub(crate) mod pty;
+pub(crate) mod tiny_kernel;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -70,7 +72,8 @@ fn ran(backend: Backend) -> Backend {
     backend
 }
 
-fn skip(backend: &str, reason: &str) -> Option<Backend> {
+/// Records that a test could not run.
+pub(crate) fn skip<T>(backend: &str, reason: &str) -> Option<T> {
     record(backend, &format!("skipped: {reason}"));
     let required = std::env::var("COTTAGE_REQUIRE_KVM").is_ok_and(|value| value == "1");
     assert!(!required, "COTTAGE_REQUIRE_KVM=1 and {reason}");

@@ -6,11 +6,12 @@ use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 /// Emulated guests on a busy machine are slow; a hang is longer than this.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// What a finished run left.
 #[derive(Debug)]
@@ -67,6 +68,47 @@ pub(crate) fn program() -> PathBuf {
         path.display()
     );
     path
+}
+
+/// The program under test where no built-in guest is needed: as cargo built it for this suite, or
+/// the one there is, where only the suite was brought.
+pub(crate) fn plain_program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_cottage"));
+    if built.exists() { built } else { program() }
+}
+
+/// A directory of a test's own, which everybody may read; removed with the value.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty directory.
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cottage-test-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// The path of the file `name` in it.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Writes a file and returns its path.
+    pub(crate) fn file(&self, name: &str, content: &[u8]) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _nothing_left = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A guest image: in `COTTAGE_IMAGES`, or where `guest-images/build.sh` put it.

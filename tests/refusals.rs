@@ -1,0 +1,879 @@
+//! What a user can get wrong, and what the real program says to it.
+//!
+//! Each run here must end with its exit status before a guest starts, and say what is wrong with
+//! which flag or file, and what would be right. None but the last few comes as far as /dev/kvm.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use support::program::{Finished, Scratch, finish, plain_program};
+use support::tiny_kernel::{self as tiny, with};
+
+/// nobody, by tradition.
+const NOBODY: u32 = 65534;
+
+/// Runs `command`: it must refuse with 110, say all of `words`, and say nothing twice.
+#[track_caller]
+fn refused_command(command: Command, words: &[&str]) {
+    says(finish(command, b"").expect_code(110), words);
+}
+
+#[track_caller]
+fn says(run: Finished, words: &[&str]) {
+    let run = words.iter().fold(run, |run, word| run.expect_stderr(word));
+    let stderr = &run.stderr;
+    let mut lines: Vec<_> = causes(stderr).collect();
+    let all = lines.len();
+    lines.sort_unstable();
+    lines.dedup();
+    assert_eq!(lines.len(), all, "said twice:\n{stderr}");
+    run.expect_stdout("");
+}
+
+/// Each cause in a message, without what leads to it.
+fn causes(stderr: &str) -> impl Iterator<Item = &str> {
+    let lines = stderr.lines().map(|line| {
+        line.trim_start_matches("cottage:")
+            .trim_start()
+            .trim_start_matches("because: ")
+    });
+    lines.filter(|line| !line.is_empty())
+}
+
+/// Runs `cottage WORDS`, which must refuse.
+#[track_caller]
+fn refused(arguments: &[&str], words: &[&str]) {
+    let mut command = Command::new(plain_program());
+    command.args(arguments);
+    refused_command(command, words);
+}
+
+/// A run with `kernel` as kernel file, a good initramfs, and `flags`.
+fn run_of(files: &Scratch, kernel: &[u8], flags: &[&str]) -> Command {
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--kernel", &files.file("kernel", kernel)]);
+    command.args([
+        "--initramfs",
+        &files.file("initramfs", &tiny::empty_initramfs()),
+    ]);
+    command.args(flags);
+    command
+}
+
+/// A kernel file that must be refused, by name.
+#[track_caller]
+fn refused_kernel(kernel: &[u8], words: &[&str]) {
+    refused_kernel_with(kernel, &[], words);
+}
+
+#[track_caller]
+fn refused_kernel_with(kernel: &[u8], flags: &[&str], words: &[&str]) {
+    let files = Scratch::new();
+    let name = files.path("kernel");
+    let words = [&[name.as_str()], words].concat();
+    refused_command(run_of(&files, kernel, flags), &words);
+}
+
+/// A file that is no kernel at all: it is named for what it is, and what boots is told.
+#[track_caller]
+fn no_kernel(kernel: &[u8], what: &str) {
+    refused_kernel(kernel, &[what, "not a kernel; vmlinux (ELF) and bzImage"]);
+}
+
+#[track_caller]
+fn refused_initramfs(initramfs: &[u8], flags: &[&str], words: &[&str]) {
+    let files = Scratch::new();
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--kernel", &files.file("kernel", &good())]);
+    command.args(["--initramfs", &files.file("initramfs", initramfs)]);
+    command.args(flags);
+    refused_command(command, words);
+}
+
+/// A kernel with nothing wrong.
+fn good() -> Vec<u8> {
+    tiny::elf(&[0xf4])
+}
+
+/// The same with two segments, the second at `physical`.
+fn two_segments(physical: u64) -> Vec<u8> {
+    let kernel = with(good(), tiny::E_PHNUM, &[2]);
+    let second = kernel[tiny::P_TYPE..tiny::P_TYPE + tiny::PHDR_SIZE].to_vec();
+    let kernel = with(kernel, tiny::P_TYPE + tiny::PHDR_SIZE, &second);
+    let at = tiny::P_PADDR + tiny::PHDR_SIZE;
+    with(kernel, at, &physical.to_le_bytes())
+}
+
+/// Zeros with `magic` at `offset`.
+fn header(offset: usize, magic: &[u8]) -> Vec<u8> {
+    with(vec![0; 8192], offset, magic)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+// ---- words ------------------------------------------------------------------------------------
+
+#[test]
+fn no_words_print_the_commands() {
+    refused(&[], &["Usage: cottage", "run", "doctor"]);
+}
+
+#[test]
+fn unknown_command_gets_a_suggestion() {
+    refused(&["docter"], &["'docter'", "similar", "'doctor'"]);
+}
+
+#[test]
+fn unknown_flag_gets_a_suggestion() {
+    refused(&["run", "--memroy", "1G"], &["'--memroy'", "'--memory'"]);
+}
+
+#[test]
+fn command_without_dashes_is_told_of_them() {
+    refused(&["run", "ls"], &["'ls'", "[-- <COMMAND>...]"]);
+}
+
+#[test]
+fn flag_without_value_is_named() {
+    refused(&["run", "--memory"], &["'--memory <SIZE>'"]);
+}
+
+#[test]
+fn flag_given_twice_is_named() {
+    refused(
+        &["run", "--cpus", "1", "--cpus", "2"],
+        &["'--cpus <N>'", "multiple times"],
+    );
+}
+
+#[test]
+fn cmdline_with_append_is_refused() {
+    refused(
+        &["run", "--cmdline", "a", "--append", "b"],
+        &["'--cmdline <STR>'", "'--append <STR>'", "cannot be used"],
+    );
+}
+
+#[test]
+fn unknown_protocol_names_the_known_ones() {
+    refused(
+        &["run", "--protocol", "uefi"],
+        &["'uefi'", "--protocol", "auto, linux64, pvh"],
+    );
+}
+
+#[test]
+fn unknown_unpacker_names_the_known_ones() {
+    refused(
+        &["run", "--unpack", "gust"],
+        &["'gust'", "--unpack", "host, guest", "similar"],
+    );
+}
+
+#[test]
+fn command_line_that_is_no_text_is_refused() {
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--append"]);
+    command.arg(std::ffi::OsString::from_vec(b"\xff".to_vec()));
+    refused_command(command, &["--append \"\\xFF\"", "not UTF-8 text"]);
+}
+
+#[test]
+fn memory_without_unit_asks_what_was_meant() {
+    refused(
+        &["run", "--memory", "512"],
+        &[
+            "--memory \"512\"",
+            "such as 128M or 2G",
+            "did you mean 512M?",
+        ],
+    );
+}
+
+#[test]
+fn memory_that_is_no_size_says_what_is() {
+    refused(
+        &["run", "--memory", "lots"],
+        &["--memory \"lots\" is not a size", "such as 128M"],
+    );
+}
+
+#[test]
+fn empty_memory_says_what_is_a_size() {
+    refused(
+        &["run", "--memory="],
+        &["--memory \"\" is not a size", "such as 128M"],
+    );
+}
+
+#[test]
+fn fraction_of_memory_is_refused() {
+    refused(
+        &["run", "--memory", "1.5G"],
+        &["--memory \"1.5G\"", "a whole number"],
+    );
+}
+
+#[test]
+fn too_little_memory_names_the_range() {
+    refused(
+        &["run", "--memory", "1M"],
+        &["--memory 1M is too small", "2 MiB to 1024 GiB"],
+    );
+}
+
+#[test]
+fn too_much_memory_names_the_range() {
+    refused(
+        &["run", "--memory", "2T"],
+        &["--memory 2T is too large", "2 MiB to 1024 GiB"],
+    );
+}
+
+#[test]
+fn odd_memory_is_refused() {
+    refused(
+        &["run", "--memory", "2049K"],
+        &["--memory 2049K", "multiple of 4096 bytes"],
+    );
+}
+
+#[test]
+fn no_processors_are_refused() {
+    refused(&["run", "--cpus", "0"], &["--cpus \"0\"", "give 1 to 255"]);
+}
+
+#[test]
+fn too_many_processors_are_refused() {
+    refused(
+        &["run", "--cpus", "256"],
+        &["--cpus \"256\"", "give 1 to 255"],
+    );
+}
+
+#[test]
+fn processors_that_are_no_number_are_refused() {
+    refused(
+        &["run", "--cpus", "two"],
+        &["--cpus \"two\"", "give 1 to 255"],
+    );
+}
+
+#[test]
+fn negative_processors_are_refused() {
+    refused(&["run", "--cpus=-1"], &["--cpus \"-1\"", "give 1 to 255"]);
+}
+
+// ---- files ------------------------------------------------------------------------------------
+
+#[test]
+fn program_without_guest_says_how_to_get_one() {
+    refused(
+        &["run"],
+        &["carries no kernel", "make boot", "pass --kernel FILE"],
+    );
+}
+
+#[test]
+fn program_without_initramfs_says_how_to_get_one() {
+    let files = Scratch::new();
+    refused(
+        &["run", "--kernel", &files.file("kernel", &good())],
+        &["carries no initramfs", "make boot", "pass --initramfs FILE"],
+    );
+}
+
+#[test]
+fn program_without_init_says_what_works_without() {
+    let files = Scratch::new();
+    refused_command(
+        run_of(&files, &good(), &["--", "ls"]),
+        &["carries no init ", "leave out the command"],
+    );
+}
+
+#[test]
+fn missing_kernel_is_named_with_its_flag() {
+    refused(
+        &["run", "--kernel", "/no/such/kernel"],
+        &["--kernel", "/no/such/kernel", "No such file or directory"],
+    );
+}
+
+#[test]
+fn empty_kernel_path_is_refused() {
+    refused(&["run", "--kernel", ""], &["--kernel <FILE>"]);
+}
+
+#[test]
+fn directory_as_kernel_is_refused() {
+    refused(
+        &["run", "--kernel", "/proc"],
+        &["--kernel", "/proc: it is a directory, not a file"],
+    );
+}
+
+#[test]
+fn device_as_kernel_is_refused() {
+    refused(
+        &["run", "--kernel", "/dev/null"],
+        &["--kernel", "/dev/null: it is a character device"],
+    );
+}
+
+#[test]
+fn kernel_without_permission_is_refused() {
+    let files = Scratch::new();
+    let path = files.file("kernel", &good());
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--kernel", &path]);
+    as_nobody(&mut command);
+    refused_command(command, &["--kernel", &path, "Permission denied"]);
+}
+
+/// Root may read everything; who is not root stays who they are.
+fn as_nobody(command: &mut Command) {
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+}
+
+#[test]
+fn missing_initramfs_is_named_with_its_flag() {
+    let files = Scratch::new();
+    let kernel = files.file("kernel", &good());
+    refused(
+        &["run", "--kernel", &kernel, "--initramfs", "/no/such/file"],
+        &["--initramfs", "/no/such/file", "No such file or directory"],
+    );
+}
+
+#[test]
+fn empty_initramfs_is_refused() {
+    refused_initramfs(
+        b"",
+        &[],
+        &["an empty file", "cpio archive (`cpio -H newc`)"],
+    );
+}
+
+#[test]
+fn text_as_initramfs_is_refused() {
+    refused_initramfs(b"hello\n", &[], &["a text file", "cpio -H newc"]);
+}
+
+#[test]
+fn kernel_as_initramfs_is_refused() {
+    refused_initramfs(&good(), &[], &["an initramfs is a cpio archive"]);
+}
+
+#[test]
+fn file_system_image_as_initramfs_is_refused() {
+    let ext4 = header(0x438, b"\x53\xef");
+    refused_initramfs(&ext4, &[], &["ext4 file system", "cpio archive"]);
+}
+
+#[test]
+fn old_cpio_as_initramfs_is_refused() {
+    let old = b"070707000000".to_vec();
+    refused_initramfs(&old, &[], &["old format", "cpio -H newc"]);
+}
+
+#[test]
+fn too_large_initramfs_says_how_much_memory_would_do() {
+    let mut archive = tiny::empty_initramfs();
+    archive.resize(3 << 20, 0);
+    let words = ["initramfs of 0x300000 bytes", "5 MiB of memory would do"];
+    refused_initramfs(&archive, &["--memory", "2M"], &words);
+}
+
+// ---- what is no kernel ------------------------------------------------------------------------
+
+#[test]
+fn empty_file_is_no_kernel() {
+    no_kernel(b"", "is an empty file");
+}
+
+#[test]
+fn text_is_no_kernel() {
+    no_kernel(b"hello\n", "is a text file");
+}
+
+#[test]
+fn script_is_no_kernel() {
+    no_kernel(b"#!/bin/sh\n", "is a script");
+}
+
+#[test]
+fn gzip_of_text_is_no_kernel() {
+    no_kernel(&gzip(b"hello\n"), "packed with gzip with a text file in it");
+}
+
+#[test]
+fn gzip_of_gzip_is_no_kernel() {
+    no_kernel(&gzip(&gzip(&good())), "with another one packed with gzip");
+}
+
+#[test]
+fn ext4_image_is_no_kernel() {
+    no_kernel(
+        &header(0x438, b"\x53\xef"),
+        "an ext2, ext3 or ext4 file system",
+    );
+}
+
+#[test]
+fn squashfs_image_is_no_kernel() {
+    no_kernel(&header(0, b"hsqs"), "a squashfs file system");
+}
+
+#[test]
+fn qcow2_image_is_no_kernel() {
+    no_kernel(&header(0, b"QFI\xfb"), "a qcow2 disk image");
+}
+
+#[test]
+fn partitioned_disk_is_no_kernel() {
+    no_kernel(&header(0x200, b"EFI PART"), "a GPT partition table");
+}
+
+#[test]
+fn initramfs_is_no_kernel() {
+    no_kernel(&tiny::empty_initramfs(), "is a cpio archive");
+}
+
+#[test]
+fn arm64_image_is_no_kernel() {
+    no_kernel(&header(0x38, b"ARM\x64"), "is an ARM64 kernel image");
+}
+
+#[test]
+fn efi_program_is_no_kernel() {
+    no_kernel(&header(0, b"MZ"), "is a PE (EFI or Windows) program");
+}
+
+#[test]
+fn zeros_are_no_kernel() {
+    no_kernel(&[0; 8192], "zero bytes");
+}
+
+#[test]
+fn elf_of_32_bits_is_no_kernel() {
+    no_kernel(&with(good(), tiny::E_IDENT_CLASS, &[1]), "32-bit x86 ELF");
+}
+
+#[test]
+fn elf_for_another_machine_is_no_kernel() {
+    let elf = with(good(), tiny::E_MACHINE, &[183]);
+    no_kernel(&elf, "an ELF file for ARM64");
+}
+
+#[test]
+fn elf_shared_object_is_no_kernel() {
+    let elf = with(good(), tiny::E_TYPE, &[3]);
+    no_kernel(&elf, "position-independent program");
+}
+
+#[test]
+fn kernel_module_is_no_kernel() {
+    let elf = with(good(), tiny::E_TYPE, &[1]);
+    no_kernel(&elf, "an ELF object or module");
+}
+
+// ---- broken ELF kernels -----------------------------------------------------------------------
+
+#[test]
+fn elf_cut_off_in_its_header_is_refused() {
+    refused_kernel(&good()[..40], &["ELF header", "0x28 bytes"]);
+}
+
+#[test]
+fn elf_cut_off_in_a_segment_is_refused() {
+    refused_kernel(&good()[..4096], &["Segment 0", "(cut off?)"]);
+}
+
+#[test]
+fn elf_without_program_headers_is_refused() {
+    let elf = with(good(), tiny::E_PHNUM, &[0]);
+    refused_kernel(&elf, &["0 program headers", "1 to 64"]);
+}
+
+#[test]
+fn elf_with_odd_program_headers_is_refused() {
+    let elf = with(good(), tiny::E_PHENTSIZE, &[32]);
+    refused_kernel(&elf, &["program headers of 32 bytes", "56 bytes"]);
+}
+
+#[test]
+fn elf_without_load_segment_is_refused() {
+    let elf = with(good(), tiny::P_TYPE, &[0]);
+    refused_kernel(&elf, &["Cannot find a segment to load"]);
+}
+
+#[test]
+fn elf_with_more_bytes_in_the_file_than_in_memory_is_refused() {
+    let elf = with(good(), tiny::P_MEMSZ, &[0]);
+    let elf = with(elf, tiny::P_FILESZ, &[1]);
+    let elf = with(elf, tiny::P_MEMSZ, &[1]);
+    let elf = with([elf, vec![0]].concat(), tiny::P_FILESZ, &[2]);
+    refused_kernel(
+        &elf,
+        &["Segment 0", "0x2 bytes in the file", "0x1 in memory"],
+    );
+}
+
+#[test]
+fn segment_below_the_first_megabyte_is_refused() {
+    let elf = with(good(), tiny::P_PADDR, &0x1000_u64.to_le_bytes());
+    refused_kernel(&elf, &["Segment 0", "0x1000", "above 0x100000"]);
+}
+
+#[test]
+fn segment_that_wraps_around_is_refused() {
+    let elf = with(good(), tiny::P_PADDR, &u64::MAX.to_le_bytes());
+    refused_kernel(&elf, &["Segment 0", "0xffffffffffffffff"]);
+}
+
+#[test]
+fn segment_outside_memory_says_how_much_would_do() {
+    let elf = two_segments(16 << 20);
+    let words = ["Segment 1", "at least 17 MiB"];
+    refused_kernel_with(&elf, &["--memory", "16M"], &words);
+}
+
+#[test]
+fn segment_in_the_gap_is_refused() {
+    let elf = two_segments(0xd000_0000);
+    refused_kernel_with(
+        &elf,
+        &["--memory", "4G"],
+        &["Segment 1", "0xd0000000", "whatever --memory says"],
+    );
+}
+
+#[test]
+fn overlapping_segments_are_refused() {
+    refused_kernel(
+        &two_segments(tiny::CODE),
+        &["overlap at guest-physical 0x100000"],
+    );
+}
+
+#[test]
+fn entry_outside_the_segments_is_refused() {
+    let elf = with(good(), tiny::E_ENTRY, &0x1234_u64.to_le_bytes());
+    refused_kernel(&elf, &["64-bit entry 0x1234 lies in no loaded segment"]);
+}
+
+#[test]
+fn pvh_without_note_says_what_is_offered() {
+    let words = [
+        "cannot be entered by PVH",
+        "Linux 64-bit boot protocol",
+        "CONFIG_PVH",
+    ];
+    refused_kernel_with(&good(), &["--protocol", "pvh"], &words);
+}
+
+#[test]
+fn too_long_command_line_names_the_limit() {
+    let files = Scratch::new();
+    let long = "x".repeat(2048);
+    refused_command(
+        run_of(&files, &good(), &["--cmdline", &long]),
+        &[
+            "command line of 2048 bytes",
+            "at most 2047",
+            "shorten --cmdline or --append",
+        ],
+    );
+}
+
+// ---- broken bzImages --------------------------------------------------------------------------
+
+/// A bzImage around a good kernel.
+fn good_bzimage() -> Vec<u8> {
+    tiny::bzimage(&gzip(&good()))
+}
+
+#[test]
+fn bzimage_cut_off_is_refused() {
+    let image = good_bzimage();
+    refused_kernel(
+        &image[..image.len() - 64],
+        &["protected-mode kernel", "(cut off?)"],
+    );
+}
+
+#[test]
+fn bzimage_cut_off_in_its_header_is_refused() {
+    refused_kernel(&good_bzimage()[..0x210], &["setup header", "(cut off?)"]);
+}
+
+#[test]
+fn too_old_bzimage_names_the_protocol_needed() {
+    let image = with(good_bzimage(), tiny::VERSION, &0x204_u16.to_le_bytes());
+    refused_kernel(&image, &["boot protocol 2.04", "2.08 is needed"]);
+}
+
+#[test]
+fn bzimage_too_old_to_unpack_itself_names_the_protocol_needed() {
+    let image = with(good_bzimage(), tiny::VERSION, &0x20a_u16.to_le_bytes());
+    let words = ["boot protocol 2.10", "2.12 is needed"];
+    refused_kernel_with(&image, &["--unpack", "guest"], &words);
+}
+
+#[test]
+fn zimage_is_refused() {
+    let image = with(good_bzimage(), tiny::LOADFLAGS, &[0]);
+    refused_kernel(&image, &["a zImage"]);
+}
+
+#[test]
+fn bzimage_of_32_bits_is_refused() {
+    let image = with(good_bzimage(), tiny::XLOADFLAGS, &[0]);
+    refused_kernel_with(&image, &["--unpack", "guest"], &["32-bit kernel"]);
+}
+
+#[test]
+fn bzimage_without_kernel_is_refused() {
+    let image = with(good_bzimage(), tiny::SYSSIZE, &[0; 4]);
+    refused_kernel(&image, &["syssize is 0x0", "there must be a kernel"]);
+}
+
+#[test]
+fn payload_outside_the_bzimage_is_refused() {
+    let image = with(good_bzimage(), tiny::PAYLOAD_OFFSET, &[0xff; 3]);
+    refused_kernel(
+        &image,
+        &["Payload 0xffffff", "outside the protected-mode kernel"],
+    );
+}
+
+#[test]
+fn bzimage_with_odd_alignment_is_refused() {
+    let image = with(good_bzimage(), tiny::PREF_ADDRESS, &[0; 8]);
+    let image = with(image, tiny::KERNEL_ALIGNMENT, &[3]);
+    let words = ["kernel_alignment", "power of two"];
+    refused_kernel_with(&image, &["--unpack", "guest"], &words);
+}
+
+#[test]
+fn bzimage_that_wants_low_memory_is_refused() {
+    let image = with(
+        good_bzimage(),
+        tiny::PREF_ADDRESS,
+        &0x1000_u64.to_le_bytes(),
+    );
+    let words = ["pref_address", "above the first megabyte"];
+    refused_kernel_with(&image, &["--unpack", "guest"], &words);
+}
+
+#[test]
+fn bzimage_with_too_little_room_to_unpack_is_refused() {
+    let image = with(good_bzimage(), tiny::INIT_SIZE, &[0; 4]);
+    let words = ["init_size", "the packed kernel alone is larger"];
+    refused_kernel_with(&image, &["--unpack", "guest"], &words);
+}
+
+#[test]
+fn bzimage_too_large_for_memory_says_how_much_would_do() {
+    let image = with(
+        good_bzimage(),
+        tiny::INIT_SIZE,
+        &(63_u32 << 20).to_le_bytes(),
+    );
+    let words = ["to unpack itself", "at least 64 MiB"];
+    refused_kernel_with(&image, &["--unpack", "guest", "--memory", "32M"], &words);
+}
+
+#[test]
+fn pvh_into_a_packed_bzimage_says_what_to_do() {
+    let flags = ["--unpack", "guest", "--protocol", "pvh"];
+    let words = ["cannot be entered by PVH", "leave out --unpack guest"];
+    refused_kernel_with(&good_bzimage(), &flags, &words);
+}
+
+#[test]
+fn unpacked_kernel_too_large_for_memory_says_how_much_would_do() {
+    let elf = with(good(), tiny::P_MEMSZ, &(32_u64 << 20).to_le_bytes());
+    let image = tiny::bzimage(&gzip(&elf));
+    refused_kernel_with(
+        &image,
+        &["--memory", "16M"],
+        &["(unpacked)", "at least 33 MiB"],
+    );
+}
+
+#[test]
+fn bzimage_packed_in_an_unknown_way_is_refused() {
+    refused_kernel(
+        &tiny::bzimage(&[7; 64]),
+        &["a bzImage packed in a way we do not know"],
+    );
+}
+
+#[test]
+fn bzimage_with_text_inside_is_refused() {
+    refused_kernel(
+        &tiny::bzimage(&gzip(b"hello\n")),
+        &["is a text file, not a kernel"],
+    );
+}
+
+/// A bzImage whose payload has the first bytes of a packed stream and then goes wrong.
+#[track_caller]
+fn corrupt_payload(magic: &[u8], name: &str) {
+    let payload = [magic, &[0xa5; 64], &4096_u32.to_le_bytes()].concat();
+    let words = [
+        &format!("Cannot unpack {name} data")[..],
+        "broken near byte",
+    ];
+    refused_kernel(&tiny::bzimage(&payload), &words);
+}
+
+#[test]
+fn corrupt_gzip_payload_is_refused() {
+    corrupt_payload(b"\x1f\x8b\x08\0\0\0\0\0\0\0", "gzip");
+}
+
+#[test]
+fn corrupt_bzip2_payload_is_refused() {
+    corrupt_payload(b"BZh9", "bzip2");
+}
+
+#[test]
+fn corrupt_lzma_payload_is_refused() {
+    corrupt_payload(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff", "lzma");
+}
+
+#[test]
+fn corrupt_xz_payload_is_refused() {
+    corrupt_payload(b"\xfd7zXZ\0", "xz");
+}
+
+#[test]
+fn corrupt_lzo_payload_is_refused() {
+    corrupt_payload(b"\x89LZO\0\r\n\x1a\n", "lzo");
+}
+
+#[test]
+fn corrupt_lz4_payload_is_refused() {
+    corrupt_payload(b"\x02\x21\x4c\x18", "lz4");
+}
+
+#[test]
+fn corrupt_zstd_payload_is_refused() {
+    corrupt_payload(b"\x28\xb5\x2f\xfd", "zstd");
+}
+
+#[test]
+fn packed_kernel_cut_off_is_refused() {
+    let packed = gzip(&good());
+    let words = ["Cannot unpack kernel", "gzip", "broken near byte"];
+    refused_kernel(&packed[..packed.len() - 12], &words);
+}
+
+#[test]
+fn payload_shorter_than_announced_is_refused() {
+    let mut payload = gzip(&good());
+    let trailer = payload.len() - 4;
+    payload[trailer..].copy_from_slice(&0x2000_u32.to_le_bytes());
+    refused_kernel(&tiny::bzimage(&payload), &["Cannot unpack"]);
+}
+
+// ---- the host's refusals ----------------------------------------------------------------------
+
+/// Runs `command`: it must fail with 111, the host's status, and say all of `words`.
+#[track_caller]
+fn host_refuses(command: Command, words: &[&str]) {
+    says(finish(command, b"").expect_code(111), words);
+}
+
+/// `command` where `mount` has changed /dev; `None`, recorded, where nobody may mount.
+fn behind_mount(command: &Command, mount: &str) -> Option<Command> {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-m", "sh", "-c", mount]);
+    let allowed = unshare.output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        return support::skip("none", "no mount namespace is to be had");
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args([
+        "-m",
+        "sh",
+        "-c",
+        &format!("{mount} >&2 && exec \"$@\""),
+        "sh",
+    ]);
+    unshare.arg(command.get_program()).args(command.get_args());
+    Some(unshare)
+}
+
+#[test]
+fn host_without_kvm_is_told_so() {
+    let files = Scratch::new();
+    let command = run_of(&files, &good(), &[]);
+    let Some(command) = behind_mount(&command, "mount -t tmpfs none /dev") else {
+        return;
+    };
+    let words = ["Cannot open /dev/kvm", "No such file or directory"];
+    host_refuses(command, &words);
+}
+
+#[test]
+fn host_whose_kvm_is_another_device_is_told_so() {
+    let files = Scratch::new();
+    let command = run_of(&files, &good(), &[]);
+    let mount = "mount --bind /dev/null /dev/kvm";
+    let Some(command) = behind_mount(&command, mount) else {
+        return;
+    };
+    host_refuses(
+        command,
+        &["Cannot use /dev/kvm", "/dev/kvm is not KVM", "to do:"],
+    );
+}
+
+#[test]
+fn user_without_access_to_kvm_is_told_so() {
+    let files = Scratch::new();
+    let secret = files.file("kvm", b"");
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let run = run_of(&files, &good(), &[]);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.arg(run.get_program()).args(run.get_args());
+    let mount = format!("mount --bind {secret} /dev/kvm && setpriv --dump");
+    let Some(command) = behind_mount(&command, &mount) else {
+        return;
+    };
+    host_refuses(command, &["Cannot open /dev/kvm", "Permission denied"]);
+}
+
+#[test]
+fn memory_the_host_does_not_have_is_told_of() {
+    let files = Scratch::new();
+    let command = run_of(&files, &good(), &["--memory", "64M"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 32768; exec \"$@\"", "sh"]);
+    limited.arg(command.get_program()).args(command.get_args());
+    let words = [
+        "Cannot map 0x4000000 bytes",
+        "--memory",
+        "Cannot allocate memory",
+    ];
+    host_refuses(limited, &words);
+}
