@@ -76,7 +76,7 @@ debian-cloud: ## guest-images/out/debian-cloud: Debian's stock kernel, to boot w
 
 testbed: ## run a command in an emulated host with KVM: make testbed CMD='cottage doctor' FILES=...
 	@guest-images/need.sh testbed
-	@tests/testbed/run.sh $(foreach file,$(FILES),--file $(file)) -- $(CMD)
+	@tests/testbed/run.sh $$([ -t 0 ] && [ -t 1 ] && echo --tty) $(foreach file,$(FILES),--file $(file)) --shell '$(subst ','\'',$(CMD))'
 
 test: ## all checks
 	@guest-images/need.sh tests

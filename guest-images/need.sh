@@ -9,7 +9,7 @@
 # Debian 12 and 13. Says one line per package and why; does nothing, and quickly, when all is there.
 set -euo pipefail
 
-rust_wanted=1.85
+rust_wanted=1.88
 packages=()
 reasons=()
 
@@ -33,9 +33,14 @@ rust_is_new_enough() {
   [ "$(printf '%s\n' "$rust_wanted" "$version" | sort -V | head -n 1)" = "$rust_wanted" ]
 }
 
-# Debian 12's own Rust is too old; it has a current one for building web browsers.
-rust_package() {
-  if [ "${release:-}" = bookworm ]; then echo "$2"; else echo "$1"; fi
+# Debian 12's own Rust and Debian 13's (1.85) are too old. 12 has a current one for building web
+# browsers; 13 has rustup, which fetches one.
+rust_packages() {
+  if [ "${release:-}" = bookworm ]; then
+    need "$1" "$2"
+  else
+    need rustup "$2 (rustup fetches the current Rust)"
+  fi
 }
 
 need_c_compiler() {
@@ -48,8 +53,8 @@ need_rust() {
   need_c_compiler
   command_or objcopy binutils "puts kernel and initramfs into the cottage file"
   if ! rust_is_new_enough; then
-    need "$(rust_package rustc rustc-web)" "Rust compiler, $rust_wanted or newer"
-    need "$(rust_package cargo cargo-web)" "builds Rust programs"
+    rust_packages rustc-web "Rust compiler, $rust_wanted or newer"
+    rust_packages cargo-web "builds Rust programs"
   fi
 }
 
@@ -68,14 +73,17 @@ need_testbed() {
   command_or qemu-system-x86_64 qemu-system-x86 "emulates a processor with virtualization"
   command_or xz xz-utils "unpacks Debian packages"
   command_or gcc gcc "builds the archive writer"
+  command_or mke2fs e2fsprogs "makes the disk that brings files in and out, without root"
   # cpio is for joining directories into the outer machine.
   command_or cpio cpio "packs files for the emulated host"
 }
 
 need_tests() {
   need_rust
-  command -v cargo-clippy >/dev/null || need "$(rust_package rust-clippy rust-web-clippy)" "checks Rust code"
-  command -v rustfmt >/dev/null || need "$(rust_package rustfmt rustfmt-web)" "checks its format"
+  command -v cargo-clippy >/dev/null || rust_packages rust-web-clippy "checks Rust code"
+  command -v rustfmt >/dev/null || rust_packages rustfmt-web "checks its format"
+  command_or iasl acpica-tools "takes our ACPI tables apart and looks for mistakes"
+  command_or setpriv util-linux "starts programs as another user"
 }
 
 # shellcheck disable=SC1091 # not a file of ours
@@ -126,6 +134,12 @@ echo "need.sh: installing ${#wanted[@]} packages" >&2
 case " $* " in
   *" rust "* | *" tests "*)
     hash -r
+    # A rustup that has just been installed has no compiler yet. It is the user's, not root's.
+    if ! rust_is_new_enough && command -v rustup >/dev/null; then
+      echo "need.sh: rustup fetches the current Rust" >&2
+      rustup toolchain install stable --profile minimal --component clippy --component rustfmt
+      rustup default stable
+    fi
     rust_is_new_enough || {
       echo "need.sh: no Rust $rust_wanted or newer among this Debian's packages; get it from https://rustup.rs" >&2
       exit 1

@@ -150,7 +150,7 @@ for program in "${suites[@]}"; do
 	tests "$name" testbed "$name in the testbed" 1200 tests/testbed/run.sh --timeout 1180 \
 		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
 		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
-		"/files/${program##*/}"
+		"/files/${program##*/}" --test-threads 2
 	cat "$work/testbed-report" >>"$report.testbed"
 done
 
