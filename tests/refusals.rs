@@ -3,7 +3,11 @@
 //! Each run here must end with its exit status before a guest starts, and say what is wrong with
 //! which flag or file, and what would be right. None but the last few comes as far as /dev/kvm.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -336,7 +340,7 @@ fn device_as_kernel_is_refused() {
 fn kernel_without_permission_is_refused() {
     let files = Scratch::new();
     let path = files.file("kernel", &good());
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
     let mut command = Command::new(plain_program());
     command.args(["run", "--kernel", &path]);
     as_nobody(&mut command);

@@ -5,7 +5,11 @@
 //!
 //! Source: pty(7), ioctl_tty(2).
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs::File;
 use std::io::{Read, Write};

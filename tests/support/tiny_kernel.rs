@@ -7,6 +7,8 @@
 //! Sources: [elf] System V ABI, chapters 4 and 5; [boot] Linux `Documentation/arch/x86/boot.rst`,
 //! v6.12; [buffer] `Documentation/driver-api/early-userspace/buffer-format.rst`.
 
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 // Where fields stand in [`elf`]'s output. [elf] Elf64_Ehdr, then the first Elf64_Phdr.
 pub(crate) const E_IDENT_CLASS: usize = 4;
 pub(crate) const E_TYPE: usize = 0x10;
