@@ -154,7 +154,8 @@ fn stock_kernel_finds_processors_by_acpi() {
         "run", "--kernel", &kernel, "--memory", "256M", "--cpus", "2", "--", "nproc",
     ])
     .expect_code(0)
-    .expect_stdout("2\n");
+    // Debian's kernel also says there that it found no PCI.
+    .expect_last_line("2");
 }
 
 /// Total memory as Linux counts it, in MiB: less than the machine has, by kernel and firmware.

@@ -45,6 +45,19 @@ impl Finished {
         self
     }
 
+    /// Fails with everything the run said, unless the last line of stdout is `line`.
+    #[track_caller]
+    pub(crate) fn expect_last_line(self, line: &str) -> Self {
+        let text = self.text();
+        assert_eq!(
+            text.lines().last(),
+            Some(line),
+            "\n{text}\nstderr:\n{}",
+            self.stderr
+        );
+        self
+    }
+
     /// Fails with everything the run said, unless stderr contains `text`.
     #[track_caller]
     pub(crate) fn expect_stderr(self, text: &str) -> Self {
