@@ -199,6 +199,7 @@ fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Ve
     let machine = cpuid::Machine {
         vcpus: count,
         tsc_deadline: kvm.has_tsc_deadline(),
+        host_is_tcg: cpuid::host_is_tcg(),
     };
     let mut cpuid = cpuid::for_machine(kvm.supported_cpuid()?, machine);
     let msrs = msr::list();
