@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-/// Both FIFOs hold this many bytes. [ns] 8.4
+/// Both FIFOs hold this many bytes. `[ns]` 8.4
 pub const FIFO_SIZE: usize = 16;
 
 // Register offsets. [ns] table II

@@ -14,7 +14,7 @@
     reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest"
 )]
 
-mod exit;
+pub mod exit;
 
 use std::io;
 

@@ -63,7 +63,7 @@ fn is_after_reset(rip: u64, sregs: &kvm_sregs) -> bool {
 /// What KVM_EXIT_INTERNAL_ERROR means.
 ///
 /// For a failed emulation KVM adds the instruction: data\[1\] holds its length in the low byte
-/// and then its bytes, if data\[0\] has flag 0. [kvm] "KVM_EXIT_INTERNAL_ERROR"
+/// and then its bytes, if data\[0\] has flag 0. `[kvm]` "KVM_EXIT_INTERNAL_ERROR"
 pub fn internal_error(suberror: u32, data: &[u64]) -> String {
     let name = internal_error_name(suberror);
     let mut text = format!("KVM internal error {suberror}: {name}");

@@ -70,9 +70,14 @@ pub(crate) fn resetter(text: &str) -> Vec<u8> {
     elf(&[&print(text)[..], &reset].concat())
 }
 
-/// Prints `text` and executes an undefined instruction without an interrupt table.
+/// Prints `text` and reads an address that is not mapped, without an interrupt table: a triple
+/// fault. (ud2 would be shorter, but a software back end does not know it.)
 pub(crate) fn crasher(text: &str) -> Vec<u8> {
-    elf(&[&print(text)[..], &[0x0f, 0x0b]].concat()) // ud2
+    let fault = [
+        0x48, 0xb8, 0, 0, 0, 0, 0, 1, 0, 0, // mov rax, 1 << 40
+        0x48, 0x8b, 0x18, // mov rbx, [rax]
+    ];
+    elf(&[&print(text)[..], &fault].concat())
 }
 
 /// Prints `text` and sleeps for ever, without looking at its input.
