@@ -251,8 +251,10 @@ fn triple_fault_ends_with_112_and_restores_the_terminal() {
     let guest = Guest::new(&tiny::crasher("ready"));
     let mut terminal = guest.on_terminal();
     terminal.wait_for("ready");
-    terminal.wait_for("cottage: the guest crashed with a triple fault: rip 0x1000");
-    terminal.wait_for("code at rip: 0f 0b");
+    // Not which: on AMD processors the registers are lost.
+    terminal.wait_for("cottage: the guest crashed with a triple fault: ");
+    terminal.wait_for("rip 0x");
+    terminal.wait_for("code at rip: ");
     terminal.ends_with(112);
 }
 
