@@ -113,7 +113,7 @@ impl Machine {
         kvm.check_vcpus(config.vcpus)?;
         let vm = Arc::new(kvm.create_vm()?);
         vm.set_memory(&memory)?;
-        if is_intel() {
+        if has_vmx() {
             vm.set_intel_pages()?;
         }
         // 3. Interrupts: local APICs in KVM, the I/O APIC here.
@@ -263,10 +263,9 @@ fn stop_threads(threads: Vec<JoinHandle<()>>, control: &Control) {
 }
 
 /// Whether KVM runs on Intel's VMX, where it wants two places in guest memory for itself.
-fn is_intel() -> bool {
-    let vendor = std::arch::x86_64::__cpuid(0);
-    [vendor.ebx, vendor.edx, vendor.ecx]
-        .map(u32::to_le_bytes)
-        .as_flattened()
-        == b"GenuineIntel"
+///
+/// `[sdm2]` CPUID leaf 1, ECX bit 5. AMD's processors do not have it, nor has a host whose KVM is
+/// software.
+fn has_vmx() -> bool {
+    std::arch::x86_64::__cpuid(1).ecx & (1 << 5) != 0
 }
