@@ -25,13 +25,14 @@ help: ## list the targets
 
 boot: cottage ## from nothing to a Linux shell: install, build, run (in the testbed if the host cannot)
 	@if reasons=$$($(cottage) doctor 2>&1); then \
-	  exec $(cottage) run; \
+	  $(cottage) run || status=$$?; \
 	else \
 	  printf '%s\n' "$$reasons" >&2; \
 	  echo "This machine cannot run the guest itself; starting it in an emulated one." >&2; \
 	  guest-images/need.sh testbed; \
-	  exec tests/testbed/run.sh --tty -- cottage run; \
-	fi
+	  tests/testbed/run.sh --tty -- cottage run || status=$$?; \
+	fi; \
+	[ "$${status:-0}" -lt 110 ] || exit "$$status" # below: what the last command in the shell left
 
 # The single file: the VMM with kernel, initramfs and init as ELF sections, which it reads from
 # /proc/self/exe. The sections are not loaded with the program; each starts on a page, so that it can
