@@ -80,17 +80,17 @@ struct Sources {
 
 impl Sources {
     fn open(config: &VmConfig) -> Result<Self, Error> {
+        let mut bundle = None;
         let kernel = match &config.kernel {
-            Source::BuiltIn => Bundle::open()?.kernel()?,
+            Source::BuiltIn => opened(&mut bundle)?.kernel()?,
             Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
         };
         let initramfs = match &config.initramfs {
-            Source::BuiltIn => Bundle::open()?.initramfs()?,
+            Source::BuiltIn => opened(&mut bundle)?.initramfs()?,
             Source::File(path) => Blob::open(path).map_err(Error::InitramfsFile)?,
         };
-        let needs_init = guest_request::needs_init(config);
-        let init = if needs_init {
-            Some(Bundle::open()?.init()?)
+        let init = if guest_request::needs_init(config) {
+            Some(opened(&mut bundle)?.init()?)
         } else {
             None
         };
@@ -99,6 +99,14 @@ impl Sources {
             initramfs,
             init,
         })
+    }
+}
+
+/// The program's own sections, read when first asked for.
+fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
+    match bundle {
+        Some(bundle) => Ok(bundle),
+        absent => Ok(absent.insert(Bundle::open()?)),
     }
 }
 
