@@ -40,6 +40,8 @@ const HEADER: usize = 5;
 /// How often the host looks whether its terminal has changed size. Polling spares us a signal handler.
 const WINDOW_POLL: Duration = Duration::from_millis(300);
 
+/// Where run.sh puts cottage.
+const MEASURED_PROGRAM: &str = "/disk/bin/cottage";
 /// How long the idle machine may sleep at most.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
@@ -225,6 +227,11 @@ fn inside(port: &str, ctl: &Path, files: &Path) -> io::Result<()> {
     let before = survey(files)?;
     let exit_counts = request.exits.then(ExitCounts::watch);
 
+    if request.clock.is_some() {
+        // While the machine waits for its disk, the instruction clock leaps to the next timer: read
+        // the program beforehand, so that what is counted is its start and not the disk's.
+        let _without = fs::read(MEASURED_PROGRAM);
+    }
     let clock = Arc::new(Mutex::new(Clock::new(request.clock.clone())));
     let status = match start(&request, files) {
         Ok(running) => attend(running, &port, &sender, &clock)?,
