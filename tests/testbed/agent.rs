@@ -42,9 +42,6 @@ const WINDOW_POLL: Duration = Duration::from_millis(300);
 
 /// Where run.sh puts cottage.
 const MEASURED_PROGRAM: &str = "/disk/bin/cottage";
-/// How long the idle machine may sleep at most.
-const HEARTBEAT: Duration = Duration::from_millis(100);
-
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -213,14 +210,6 @@ impl Request {
 
 /// Runs the command and reports everything about it to the host.
 fn inside(port: &str, ctl: &Path, files: &Path) -> io::Result<()> {
-    // QEMU's emulated SVM can lose the interrupt that should end a halt; with nothing else to wake
-    // it the machine then sleeps for ever (QEMU 7.2, seen about once in three runs of the boot
-    // suite). A timer of our own bounds that sleep.
-    thread::spawn(|| {
-        loop {
-            thread::sleep(HEARTBEAT);
-        }
-    });
     let request = Request::read(ctl)?;
     let port = File::options().read(true).write(true).open(port)?;
     let sender = Sender::new(port.try_clone()?);
