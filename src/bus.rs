@@ -24,6 +24,8 @@ pub enum Request {
 
 /// A device on the port bus: byte-wide registers.
 pub trait PortDevice: fmt::Debug + Send + Sync {
+    /// What reports call it.
+    fn name(&self) -> &'static str;
     /// Reads the register at `offset`.
     fn read(&self, offset: u16) -> u8;
     /// Writes the register at `offset`.
@@ -32,6 +34,8 @@ pub trait PortDevice: fmt::Debug + Send + Sync {
 
 /// A device in guest-physical memory: accesses of 1 to 8 bytes.
 pub trait MmioDevice: fmt::Debug + Send + Sync {
+    /// What reports call it.
+    fn name(&self) -> &'static str;
     /// Fills `data` from the registers at `offset`.
     fn read(&self, offset: u64, data: &mut [u8]);
     /// Writes `data` to the registers at `offset`.
@@ -135,6 +139,11 @@ impl PortBus {
         })
     }
 
+    /// Who answers at `port`.
+    pub fn name(&self, port: u64) -> Option<&'static str> {
+        Some(self.0.find(port)?.0.name())
+    }
+
     fn find(&self, port: u64) -> Option<(&dyn PortDevice, u16)> {
         let (device, offset) = self.0.find(port)?;
         Some((device, u16::try_from(offset).ok()?))
@@ -178,6 +187,11 @@ impl MmioBus {
         }
     }
 
+    /// Who answers at `gpa`.
+    pub fn name(&self, gpa: u64) -> Option<&'static str> {
+        Some(self.0.find(gpa)?.0.name())
+    }
+
     /// Writes `data` to `gpa`.
     pub fn write(&self, gpa: u64, data: &[u8]) -> Option<Request> {
         let (device, offset) = self.0.find(gpa)?;
@@ -202,6 +216,9 @@ mod tests {
     struct Recorder(Mutex<Vec<(u16, u8)>>);
 
     impl PortDevice for Recorder {
+        fn name(&self) -> &'static str {
+            "recorder"
+        }
         fn read(&self, offset: u16) -> u8 {
             u8::try_from(offset).unwrap()
         }

@@ -3,8 +3,8 @@
 //! Only parsing and `--help`; no file is opened here and nothing is decided. What the flags mean
 //! is [`crate::config`]'s business.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -23,7 +23,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot a Linux guest: a shell, or one command whose exit status becomes cottage's
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }
@@ -33,6 +33,37 @@ pub enum Command {
 #[command(after_help = EXIT_STATUS_HELP)]
 #[command(after_long_help = concat_help())]
 pub struct RunArgs {
+    // The first positional argument must be declared before `-- COMMAND`.
+    /// Where --timeline and --exits go instead of stderr
+    #[arg(value_name = "FILE")]
+    pub report_file: Option<PathBuf>,
+
+    /// The machine to run.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+
+    /// Say when what happened, from exec to the process's end, and who took the time: text (on
+    /// stderr), json or svg (both to FILE or stderr)
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
+          default_missing_value = "text")]
+    pub timeline: Option<TimelineFormat>,
+
+    /// Count and time VM exits, by kind, port or address, and device
+    #[arg(long)]
+    pub exits: bool,
+
+    /// For a measured child: the descriptor its record goes to.
+    #[arg(long, hide = true, value_name = "N")]
+    pub record_fd: Option<u32>,
+
+    /// For a measured child: read the memory use at the end.
+    #[arg(long, hide = true)]
+    pub record_memory: bool,
+}
+
+/// What describes a machine; the same for every sub-command that boots one.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct MachineArgs {
     /// Kernel to boot: vmlinux (ELF) or bzImage, such as a distribution's /boot/vmlinuz-*
     /// [default: built in]
     #[arg(long, value_name = "FILE")]
@@ -72,6 +103,69 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
+/// FILE was given and nothing to write to it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} stands where --timeline's FILE would, but there is no --timeline and no --exits: \
+     did you mean `--kernel {0}`, or `-- {0}` to run it in the guest?"
+)]
+pub struct StrayWord(String);
+
+impl RunArgs {
+    /// Refuses a FILE without a report.
+    ///
+    /// # Errors
+    /// [`StrayWord`] with a hint.
+    pub fn check_report(&self) -> Result<(), StrayWord> {
+        match &self.report_file {
+            Some(file) if self.timeline.is_none() && !self.exits => {
+                Err(StrayWord(file.display().to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl MachineArgs {
+    /// The words that parse to this: for a child process with the same machine.
+    pub fn to_words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        let mut flag = |name: &str, value: Option<&OsStr>| {
+            if let Some(value) = value {
+                let mut word = OsString::from(name);
+                word.push("=");
+                word.push(value);
+                words.push(word);
+            }
+        };
+        flag("--kernel", self.kernel.as_deref().map(Path::as_os_str));
+        flag(
+            "--initramfs",
+            self.initramfs.as_deref().map(Path::as_os_str),
+        );
+        flag("--cmdline", self.cmdline.as_deref());
+        flag("--append", self.append.as_deref());
+        flag("--memory", Some(OsStr::new(&self.memory)));
+        flag("--cpus", Some(OsStr::new(&self.cpus)));
+        flag("--protocol", Some(OsStr::new(self.protocol.word())));
+        flag("--unpack", Some(OsStr::new(self.unpack.word())));
+        words.push("--".into());
+        words.extend(self.command.iter().cloned());
+        words
+    }
+}
+
+/// Values of `--timeline`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimelineFormat {
+    /// A bar chart for the terminal
+    Text,
+    /// For programs: every instant in nanoseconds
+    Json,
+    /// A picture, for a lecture slide
+    Svg,
+}
+
 /// Values of `--protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProtocolArg {
@@ -83,6 +177,16 @@ pub enum ProtocolArg {
     Pvh,
 }
 
+impl ProtocolArg {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Linux64 => "linux64",
+            Self::Pvh => "pvh",
+        }
+    }
+}
+
 /// Values of `--unpack`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnpackArg {
@@ -90,6 +194,15 @@ pub enum UnpackArg {
     Host,
     /// The kernel's own decompressor runs in the guest
     Guest,
+}
+
+impl UnpackArg {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Guest => "guest",
+        }
+    }
 }
 
 /// What `--help` adds to `-h`.
@@ -126,10 +239,46 @@ mod tests {
             Cli::try_parse_from(["cottage", "run", "--cpus", "2", "--", "ls", "-l", "--cpus"]);
         match cli.unwrap().command {
             Command::Run(args) => {
-                assert_eq!(args.cpus, "2");
-                assert_eq!(args.command, ["ls", "-l", "--cpus"]);
+                assert_eq!(args.machine.cpus, "2");
+                assert_eq!(args.machine.command, ["ls", "-l", "--cpus"]);
             }
             Command::Doctor => panic!("parsed as doctor"),
+        }
+    }
+
+    #[test]
+    fn words_of_a_machine_parse_to_the_same_machine() {
+        let given = [
+            "cottage",
+            "run",
+            "--kernel=-k",
+            "--initramfs=i",
+            "--append",
+            "a b",
+            "--memory",
+            "1G",
+            "--cpus",
+            "3",
+            "--protocol",
+            "pvh",
+            "--unpack",
+            "guest",
+            "--",
+            "ls",
+            "--cpus",
+        ];
+        for words in [
+            &given[..],
+            &["cottage", "run", "--cmdline="],
+            &["cottage", "run"],
+        ] {
+            let parse = |words: Vec<OsString>| match Cli::try_parse_from(words).unwrap().command {
+                Command::Run(args) => args.machine,
+                Command::Doctor => panic!("parsed as doctor"),
+            };
+            let machine = parse(words.iter().map(OsString::from).collect());
+            let again = ["cottage", "run"].map(OsString::from).into_iter();
+            assert_eq!(parse(again.chain(machine.to_words()).collect()), machine);
         }
     }
 

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
-use crate::cli::{ProtocolArg, RunArgs, UnpackArg};
+use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY};
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -100,11 +100,11 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
-    /// Checks the flags of `cottage run`.
+    /// Checks the flags that describe a machine.
     ///
     /// # Errors
     /// [`Error`] naming the flag, its value and what is accepted.
-    pub fn from_args(args: RunArgs) -> Result<Self, Error> {
+    pub fn from_args(args: MachineArgs) -> Result<Self, Error> {
         let source = |path: Option<PathBuf>| path.map_or(Source::BuiltIn, Source::File);
         let protocol = match args.protocol {
             ProtocolArg::Auto => None,
@@ -204,7 +204,7 @@ mod tests {
     fn config(words: &[&str]) -> Result<VmConfig, Error> {
         let words = ["cottage", "run"].iter().chain(words);
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Run(args) => VmConfig::from_args(args),
+            Command::Run(args) => VmConfig::from_args(args.machine),
             Command::Doctor => panic!("parsed as doctor"),
         }
     }
@@ -271,7 +271,7 @@ mod tests {
         let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
             panic!("parsed as doctor");
         };
-        let text = VmConfig::from_args(args).unwrap_err().to_string();
+        let text = VmConfig::from_args(args.machine).unwrap_err().to_string();
         assert!(text.starts_with("--cmdline \"quiet\\xFF\""), "{text}");
     }
 

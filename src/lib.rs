@@ -42,5 +42,8 @@ pub mod control;
 pub mod event_loop;
 pub mod status;
 
-// 10. Whether this host can do all that.
+// 10. When what happened, and who took the time.
+pub mod timeline;
+
+// 11. Whether this host can do all that.
 pub mod doctor;

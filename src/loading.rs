@@ -14,6 +14,7 @@ use crate::guest_request::{self, HostConsole, INIT_PARAMETER, INIT_PATH, REQUEST
 use crate::memory::layout::MP_TABLE;
 use crate::memory::{self, GuestMemory};
 use crate::platform;
+use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 
 /// Why the guest could not be loaded; each of these is the user's to mend.
@@ -42,14 +43,21 @@ pub enum Error {
     Memory(#[from] memory::guest::Error),
 }
 
-/// Fills guest memory as `config` says and returns the state to enter it with.
+/// Fills guest memory as `config` says and returns the state to enter it with; `timeline` gets
+/// the instants between.
 ///
 /// # Errors
 /// [`Error`], naming the flag or file.
-pub fn fill(memory: &GuestMemory, config: &VmConfig) -> Result<EntryState, Error> {
+pub fn fill(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    timeline: &Timeline,
+) -> Result<EntryState, Error> {
     let sources = Sources::open(config)?;
     let kernel = boot::load_kernel(&sources.kernel, &config.boot, memory)?;
+    timeline.note(Stage::KernelLoaded);
     let initramfs = load_initramfs(&sources, config, &kernel, memory)?;
+    timeline.note(Stage::InitramfsLoaded);
     let acpi = platform::acpi::build(config.vcpus, &[])?;
     memory.write(acpi.rsdp, &acpi.bytes)?;
     memory.write(MP_TABLE, &platform::mptable::build(config.vcpus))?;
@@ -67,6 +75,7 @@ pub fn fill(memory: &GuestMemory, config: &VmConfig) -> Result<EntryState, Error
     )?;
     let entry = EntryState::new(kernel.protocol, kernel.entry, info);
     entry.write_tables(memory)?;
+    timeline.note(Stage::TablesWritten);
     Ok(entry)
 }
 

@@ -19,7 +19,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
@@ -48,6 +48,7 @@ use crate::memory::{self, GuestMemory};
 use crate::outcome::{Ending, Outcome, USER_ERROR, VMM_FAILURE};
 use crate::platform;
 use crate::status::StatusLine;
+use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::{cpuid, msr, run};
 
@@ -85,7 +86,6 @@ pub struct Machine {
     served: Served,
     status: Arc<StatusPort>,
     command_given: bool,
-    started: Instant,
 }
 
 impl Error {
@@ -99,48 +99,55 @@ impl Error {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes.
+    /// Builds the machine that `config` describes; `timeline` gets the instants between the steps.
     ///
     /// # Errors
     /// [`Error`], before anything has run.
-    pub fn build(config: &VmConfig) -> Result<Self, Error> {
-        let started = Instant::now();
+    pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
         // 1. Memory, and what the guest finds in it.
         let memory = Arc::new(GuestMemory::new(config.memory)?);
-        let entry = loading::fill(&memory, config)?;
+        timeline.note(Stage::MemoryMapped);
+        let entry = loading::fill(&memory, config, timeline)?;
         // 2. A VM around the memory.
         let kvm = Kvm::open()?;
+        timeline.note(Stage::KvmOpened);
         kvm.check_vcpus(config.vcpus)?;
         let vm = Arc::new(kvm.create_vm()?);
+        timeline.note(Stage::VmCreated);
         vm.set_memory(&memory)?;
         if has_vmx() {
             vm.set_intel_pages()?;
         }
+        timeline.note(Stage::MemoryGiven);
         // 3. Interrupts: local APICs in KVM, the I/O APIC here.
         vm.split_irqchip()?;
         let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm.clone()));
+        timeline.note(Stage::InterruptsReady);
         // 4. Devices.
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
-        let output = Arc::new(Output::stdout());
+        let output = Arc::new(Output::stdout(timeline.clone()));
         let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
         let served = Served {
             serial: Arc::new(serial),
             output,
             control: control.clone(),
-            marks: Arc::new(MarkPort::new(control.clone())),
+            marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
             guest: guest_request::guest_end(config),
         };
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status)?;
         let mut mmio = MmioBus::new();
         mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
+        timeline.note(Stage::DevicesReady);
         // 5. Processors; the first enters the kernel, the others wait for it to call them.
         let vcpus = create_vcpus(&kvm, &vm, config.vcpus, &entry)?;
+        timeline.note(Stage::VcpusReady);
         let board = Arc::new(run::Board {
             ports,
             mmio,
             control,
             memory,
+            timeline: timeline.clone(),
         });
         let command_given = !config.command.is_empty();
         Ok(Self {
@@ -149,7 +156,6 @@ impl Machine {
             served,
             status,
             command_given,
-            started,
         })
     }
 
@@ -161,13 +167,16 @@ impl Machine {
         let signals = Signals::block().map_err(host("open a signalfd"))?;
         let mut event_loop =
             EventLoop::new(&self.served, signals).map_err(host("duplicate stdout"))?;
-        let status_line =
-            StatusLine::new(&self.served, &self.board, self.started, self.vcpus.len());
+        let status_line = StatusLine::new(&self.served, &self.board, self.vcpus.len());
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
+        let timeline = &self.board.timeline;
+        timeline.note_once(Stage::GuestEnded);
+        timeline.look_at_memory(&self.board.memory.host_range());
         // Whatever happened: the vCPUs must be out of the guest before its memory goes.
         stop_threads(threads, &self.board.control);
+        timeline.note(Stage::VcpusStopped);
         Ok(Outcome {
             ending: ending.map_err(host("wait for events"))?,
             status: self.status.status(),
@@ -233,7 +242,7 @@ fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHa
         let shared = board.clone();
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{id}"))
-            .spawn(move || run::run(&mut vcpu, &shared));
+            .spawn(move || run::run(id, &mut vcpu, &shared));
         match thread {
             Ok(thread) => threads.push(thread),
             Err(source) => {

@@ -1,6 +1,7 @@
 //! The `cottage` program: parse, check, build, run, exit code.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use cottage::cli::{Cli, Command, RunArgs};
@@ -10,13 +11,15 @@ use cottage::console::terminal::install_panic_hook;
 use cottage::doctor;
 use cottage::machine::{self, Machine};
 use cottage::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
+use cottage::timeline::{Measure, Stage, Timeline, now, record, report};
 
 fn main() -> ExitCode {
+    let entered = now();
     install_panic_hook(VMM_FAILURE);
     let code = match Cli::try_parse() {
         Ok(Cli {
             command: Command::Run(args),
-        }) => run(args),
+        }) => run(&args, entered),
         Ok(Cli {
             command: Command::Doctor,
         }) => doctor::main(),
@@ -28,12 +31,34 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(args: RunArgs) -> u8 {
-    let config = match VmConfig::from_args(args) {
+fn run(args: &RunArgs, entered: u64) -> u8 {
+    let config = match VmConfig::from_args(args.machine.clone()) {
         Ok(config) => config,
         Err(error) => return fail(&error, USER_ERROR),
     };
-    match Machine::build(&config).and_then(Machine::run) {
+    if let Err(error) = args.check_report() {
+        return fail(&error, USER_ERROR);
+    }
+    if args.record_fd.is_none() && (args.timeline.is_some() || args.exits) {
+        // A process sees neither its own exec nor its own end: a child runs the machine.
+        return report::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()));
+    }
+    let timeline = Arc::new(Timeline::measuring(Measure {
+        exits: args.record_fd.is_some(),
+        memory: args.record_memory,
+    }));
+    timeline.note_at(Stage::Main, entered);
+    timeline.note(Stage::Configured);
+    let code = boot(&config, &timeline);
+    timeline.note(Stage::VmDestroyed);
+    match args.record_fd.map(|fd| record::send(&timeline, fd)) {
+        Some(Err(error)) => fail(&error, VMM_FAILURE),
+        Some(Ok(())) | None => code,
+    }
+}
+
+fn boot(config: &VmConfig, timeline: &Arc<Timeline>) -> u8 {
+    match Machine::build(config, timeline).and_then(Machine::run) {
         Ok(outcome) => {
             if let Some(message) = outcome.message() {
                 say(&message);

@@ -2,33 +2,32 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::console::output::Output;
-use crate::devices::report::{MARK_DONE, MARK_INIT, MARK_READY, MarkPort};
 use crate::event_loop::Served;
 use crate::memory::GuestMemory;
+use crate::timeline::{Nanos, Stage, Timeline, now};
 use crate::vcpu::run::Board;
 
 /// What the line tells of.
 #[derive(Debug)]
 pub struct StatusLine {
     output: Arc<Output>,
-    marks: Arc<MarkPort>,
+    timeline: Arc<Timeline>,
     memory: Arc<GuestMemory>,
-    started: Instant,
+    started: Nanos,
     vcpus: usize,
 }
 
 impl StatusLine {
-    /// A line about this machine, started at `started`.
-    pub fn new(served: &Served, board: &Board, started: Instant, vcpus: usize) -> Self {
-        let (output, marks) = (served.output.clone(), served.marks.clone());
+    /// A line about this machine, which is about to start.
+    pub fn new(served: &Served, board: &Board, vcpus: usize) -> Self {
         Self {
-            output,
-            marks,
+            output: served.output.clone(),
+            timeline: board.timeline.clone(),
             memory: board.memory.clone(),
-            started,
+            started: now(),
             vcpus,
         }
     }
@@ -37,7 +36,7 @@ impl StatusLine {
     pub fn render(&self) -> String {
         let mut line = format!(
             "up {:.1} s, {} vCPU{}, {} MiB of memory",
-            self.started.elapsed().as_secs_f64(),
+            seconds_since(self.started, now()),
             self.vcpus,
             if self.vcpus == 1 { "" } else { "s" },
             self.memory.size() >> 20,
@@ -50,22 +49,22 @@ impl StatusLine {
         if self.output.closed() {
             line += " (stdout is closed: thrown away)";
         }
-        let (marks, more) = self.marks.marks();
-        for mark in marks {
-            let name = match mark.stage {
-                MARK_INIT => "init",
-                MARK_READY => "ready",
-                MARK_DONE => "done",
-                _ => "mark",
-            };
-            let at = mark.at.duration_since(self.started).as_secs_f64() * 1000.0;
-            let _infallible = write!(line, ", {name} {} at {at:.1} ms", mark.stage);
+        let (notes, more) = self.timeline.notes();
+        for noted in notes {
+            if let Stage::Mark(_) = noted.stage {
+                let at = seconds_since(self.started, noted.at) * 1000.0;
+                let _infallible = write!(line, ", {} at {at:.1} ms", noted.stage);
+            }
         }
         if more > 0 {
             let _infallible = write!(line, ", {more} more marks");
         }
         line
     }
+}
+
+fn seconds_since(start: Nanos, end: Nanos) -> f64 {
+    Duration::from_nanos(end.saturating_sub(start)).as_secs_f64()
 }
 
 /// This process's resident memory. Source: proc_pid_statm(5), second field, in pages.

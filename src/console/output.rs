@@ -14,12 +14,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::panic_watch::PanicWatch;
+use crate::timeline::{Stage, Timeline};
 
 /// Bytes that wait for a slow reader before the guest has to.
 const MAX_BACKLOG: usize = 64 << 10; // 64 KiB
@@ -43,6 +44,7 @@ pub enum Pushed {
 
 #[derive(Debug)]
 struct State {
+    timeline: Arc<Timeline>,
     sink: Sink,
     backlog: VecDeque<u8>,
     watch: PanicWatch,
@@ -63,13 +65,14 @@ enum Sink {
 }
 
 impl Output {
-    /// Output to stdout.
-    pub fn stdout() -> Self {
-        Self::to(Sink::of_stdout())
+    /// Output to stdout; the first byte is noted in `timeline`.
+    pub fn stdout(timeline: Arc<Timeline>) -> Self {
+        Self::to(Sink::of_stdout(), timeline)
     }
 
-    fn to(sink: Sink) -> Self {
+    fn to(sink: Sink, timeline: Arc<Timeline>) -> Self {
         Self(Mutex::new(State {
+            timeline,
             sink,
             backlog: VecDeque::new(),
             watch: PanicWatch::default(),
@@ -87,7 +90,11 @@ impl Output {
         }
         state.watch.see(byte);
         state.written += 1;
-        if waiting == 0 && state.write(&[byte]) == 1 {
+        let done = waiting == 0 && state.write(&[byte]) == 1;
+        if state.written == 1 {
+            state.timeline.note(Stage::FirstByte);
+        }
+        if done {
             return Pushed::Done;
         }
         state.backlog.push_back(byte);
@@ -266,10 +273,13 @@ mod tests {
     use super::*;
 
     fn memory(room: usize) -> Output {
-        Output::to(Sink::Memory {
-            taken: Vec::new(),
-            room,
-        })
+        Output::to(
+            Sink::Memory {
+                taken: Vec::new(),
+                room,
+            },
+            Arc::new(Timeline::new()),
+        )
     }
 
     fn taken(output: &Output) -> Vec<u8> {

@@ -194,6 +194,10 @@ fn half(entry: u64, high: bool) -> u32 {
 }
 
 impl MmioDevice for IoApic {
+    fn name(&self) -> &'static str {
+        "ioapic"
+    }
+
     fn read(&self, offset: u64, data: &mut [u8]) {
         let state = lock(&self.state);
         let value = match offset {

@@ -7,14 +7,14 @@
 //! - The *exit status* port: writing a byte leaves the status of the guest's command; it becomes
 //!   cottage's own exit status when the guest has ended.
 //!
-//! Guests are hostile: marks are kept up to a limit, then only counted.
+//! Guests are hostile: [`Timeline`] keeps marks up to a limit, then only counts them.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use super::lock;
 use crate::bus::{PortDevice, Request};
 use crate::control::Control;
+use crate::timeline::{Stage, Timeline};
 
 /// Our init started.
 pub const MARK_INIT: u8 = 1;
@@ -23,56 +23,30 @@ pub const MARK_READY: u8 = 2;
 /// Its command ended.
 pub const MARK_DONE: u8 = 3;
 
-/// Marks kept with their time.
-const MAX_MARKS: usize = 64;
-
-/// One mark.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    /// What the guest wrote.
-    pub stage: u8,
-    /// When the write reached us.
-    pub at: Instant,
-}
-
 /// The mark port.
 #[derive(Debug)]
 pub struct MarkPort {
-    marks: Mutex<Marks>,
+    timeline: Arc<Timeline>,
     control: Arc<Control>,
 }
 
-#[derive(Debug, Default)]
-struct Marks {
-    kept: Vec<Mark>,
-    dropped: u64,
-}
-
 impl MarkPort {
-    /// A port that wakes the event loop, which may wait for a stage.
-    pub fn new(control: Arc<Control>) -> Self {
-        Self {
-            marks: Mutex::default(),
-            control,
-        }
-    }
-
-    /// Marks so far, oldest first, and how many more came than are kept.
-    pub fn marks(&self) -> (Vec<Mark>, u64) {
-        let marks = lock(&self.marks);
-        (marks.kept.clone(), marks.dropped)
+    /// A port that notes marks in `timeline` and wakes the event loop, which may wait for one.
+    pub fn new(timeline: Arc<Timeline>, control: Arc<Control>) -> Self {
+        Self { timeline, control }
     }
 
     /// Whether the guest has marked `stage`.
     pub fn reached(&self, stage: u8) -> bool {
-        lock(&self.marks)
-            .kept
-            .iter()
-            .any(|mark| mark.stage == stage)
+        self.timeline.reached(Stage::Mark(stage))
     }
 }
 
 impl PortDevice for MarkPort {
+    fn name(&self) -> &'static str {
+        "mark"
+    }
+
     fn read(&self, _offset: u16) -> u8 {
         // A guest can recognise cottage: an unclaimed port would read as ones.
         b'c'
@@ -81,16 +55,7 @@ impl PortDevice for MarkPort {
     fn write(&self, offset: u16, value: u8) -> Option<Request> {
         // Wider writes arrive as bytes; the stage is the lowest.
         if offset == 0 {
-            let mut marks = lock(&self.marks);
-            if marks.kept.len() < MAX_MARKS {
-                marks.kept.push(Mark {
-                    stage: value,
-                    at: Instant::now(),
-                });
-            } else {
-                marks.dropped += 1;
-            }
-            drop(marks);
+            self.timeline.note(Stage::Mark(value));
             self.control.wake();
         }
         None
@@ -109,6 +74,10 @@ impl StatusPort {
 }
 
 impl PortDevice for StatusPort {
+    fn name(&self) -> &'static str {
+        "exit-status"
+    }
+
     fn read(&self, offset: u16) -> u8 {
         if offset == 0 {
             self.status().unwrap_or(0)
@@ -129,31 +98,33 @@ impl PortDevice for StatusPort {
 mod tests {
     use super::*;
 
+    fn mark_port() -> (MarkPort, Arc<Timeline>) {
+        let timeline = Arc::new(Timeline::new());
+        let control = Arc::new(Control::new().unwrap());
+        (MarkPort::new(timeline.clone(), control), timeline)
+    }
+
     #[test]
     fn marks_keep_order_and_are_limited() {
-        let port = MarkPort::new(Arc::new(Control::new().unwrap()));
+        let (port, timeline) = mark_port();
         for i in 0..=u8::MAX {
             assert_eq!(port.write(0, i), None);
         }
-        let (marks, dropped) = port.marks();
-        assert_eq!(marks.len(), MAX_MARKS);
-        assert_eq!(dropped, 256 - MAX_MARKS as u64);
-        assert!(marks.is_sorted_by_key(|mark| mark.at));
+        let (notes, dropped) = timeline.notes();
+        assert_eq!(notes.len() as u64 + dropped, 256);
+        assert!(notes.is_sorted_by_key(|noted| noted.at));
         assert!(port.reached(MARK_READY));
         assert!(!port.reached(200), "beyond the limit");
     }
 
     #[test]
     fn upper_bytes_of_a_wide_write_are_ignored() {
-        let (marks, status) = (
-            MarkPort::new(Arc::new(Control::new().unwrap())),
-            StatusPort::default(),
-        );
+        let ((marks, timeline), status) = (mark_port(), StatusPort::default());
         for (offset, byte) in (0..).zip([7, 1, 2, 3]) {
             assert_eq!(marks.write(offset, byte), None);
             assert_eq!(status.write(offset, byte), None);
         }
-        assert_eq!(marks.marks().0.len(), 1);
+        assert_eq!(timeline.notes().0.len(), 1);
         assert_eq!(status.status(), Some(7));
     }
 

@@ -15,6 +15,10 @@ const PULSE_RESET: u8 = 0xfe;
 pub struct ResetLine;
 
 impl PortDevice for ResetLine {
+    fn name(&self) -> &'static str {
+        "reset"
+    }
+
     fn read(&self, _offset: u16) -> u8 {
         // Status: input and output buffers empty, so nobody waits for us. A kernel that probes
         // for a keyboard times out at once instead of after half a second.

@@ -67,6 +67,10 @@ impl Default for Rtc {
 }
 
 impl PortDevice for Rtc {
+    fn name(&self) -> &'static str {
+        "rtc"
+    }
+
     fn read(&self, offset: u16) -> u8 {
         let state = lock(&self.0);
         if offset == INDEX {

@@ -105,6 +105,10 @@ impl SerialPort {
 }
 
 impl PortDevice for SerialPort {
+    fn name(&self) -> &'static str {
+        "serial"
+    }
+
     fn read(&self, offset: u16) -> u8 {
         let mut uart = lock(&self.uart);
         let value = uart.read(offset);

@@ -22,6 +22,10 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 pub struct SleepControl;
 
 impl PortDevice for SleepControl {
+    fn name(&self) -> &'static str {
+        "acpi-sleep"
+    }
+
     fn read(&self, _offset: u16) -> u8 {
         // Status: WAK_STS clear; this machine never slept.
         0

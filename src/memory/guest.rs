@@ -14,6 +14,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use vm_memory::{
@@ -132,6 +133,12 @@ impl GuestMemory {
                 RamRange { start, len, host }
             })
             .collect()
+    }
+
+    /// Where the host has all of it.
+    pub fn host_range(&self) -> Range<u64> {
+        let base = self._mapping.base as u64;
+        base..base + self.size
     }
 
     /// The vm-memory view, for code that walks virtqueues.

@@ -4,6 +4,8 @@
 //! Guest RAM is one mapping of its own, so it is told apart by its address. Source: Linux
 //! `Documentation/filesystems/proc.rst`, "/proc/PID/smaps". Read next: [`super::child`].
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::ops::Range;
 
 /// In KiB.
@@ -22,33 +24,34 @@ pub struct MemoryUse {
 impl MemoryUse {
     /// This process's memory, with guest RAM at the host addresses `guest`.
     pub fn of_this_process(guest: &Range<u64>) -> Option<Self> {
-        Some(Self::parse(
-            &std::fs::read_to_string("/proc/self/smaps").ok()?,
-            guest,
-        ))
+        let smaps = File::open("/proc/self/smaps").ok()?;
+        // Line by line: to hold all of it would show in what is measured.
+        let mut lines = BufReader::with_capacity(1024, smaps);
+        let mut line = String::new();
+        let (mut sum, mut in_guest) = (Self::default(), false);
+        while lines.read_line(&mut line).ok()? > 0 {
+            sum.take_line(&line, guest, &mut in_guest);
+            line.clear();
+        }
+        Some(sum)
     }
 
-    /// Adds up the mappings in `smaps`.
-    pub fn parse(smaps: &str, guest: &Range<u64>) -> Self {
-        let mut sum = Self::default();
-        let mut in_guest = false;
-        for line in smaps.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let Some(first) = words.next() else { continue };
-            if let Some(start) = mapping_start(first) {
-                in_guest = guest.contains(&start);
-                continue;
-            }
-            let kib = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
-            match (first, in_guest) {
-                ("Rss:", true) => sum.guest += kib,
-                ("Rss:", false) => sum.resident += kib,
-                ("Pss:", false) => sum.proportional += kib,
-                ("Private_Dirty:", false) => sum.private_dirty += kib,
-                _ => {}
-            }
+    /// Adds one line of `smaps`; `in_guest` carries over which mapping it is about.
+    fn take_line(&mut self, line: &str, guest: &Range<u64>, in_guest: &mut bool) {
+        let mut words = line.split_ascii_whitespace();
+        let Some(first) = words.next() else { return };
+        if let Some(start) = mapping_start(first) {
+            *in_guest = guest.contains(&start);
+            return;
         }
-        sum
+        let kib = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        match (first, *in_guest) {
+            ("Rss:", true) => self.guest += kib,
+            ("Rss:", false) => self.resident += kib,
+            ("Pss:", false) => self.proportional += kib,
+            ("Private_Dirty:", false) => self.private_dirty += kib,
+            _ => {}
+        }
     }
 }
 
@@ -81,7 +84,10 @@ VmFlags: rd wr mr mw me ac sd
     #[test]
     fn guest_memory_is_counted_apart() {
         let guest = 0x7f00_0000_0000..0x7f00_0800_0000;
-        let sum = MemoryUse::parse(SMAPS, &guest);
+        let (mut sum, mut in_guest) = (MemoryUse::default(), false);
+        for line in SMAPS.lines() {
+            sum.take_line(line, &guest, &mut in_guest);
+        }
         let wanted = MemoryUse {
             resident: 700,
             proportional: 400,

@@ -19,8 +19,12 @@ pub mod record;
 pub mod memory_use;
 pub mod child;
 pub mod chart;
+pub mod json;
+pub mod svg;
+pub mod report;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +32,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::devices::report::{MARK_DONE, MARK_INIT, MARK_READY};
 use exits::ExitCounts;
+use memory_use::MemoryUse;
 
 /// Nanoseconds on CLOCK_MONOTONIC, which all processes of a host share.
 pub type Nanos = u64;
@@ -85,6 +90,8 @@ pub enum Stage {
     Mark(u8),
     /// The guest has asked to stop, or was stopped.
     GuestEnded,
+    /// The memory in use has been looked at, which only measuring does.
+    MemoryRead,
     /// All vCPU threads have ended.
     VcpusStopped,
     /// The VM and its memory are gone.
@@ -149,6 +156,7 @@ impl fmt::Display for Stage {
             Self::Mark(MARK_DONE) => "mark 3: command done",
             Self::Mark(number) => return write!(f, "mark {number}"),
             Self::GuestEnded => "guest ended",
+            Self::MemoryRead => "memory use read",
             Self::VcpusStopped => "vCPUs stopped",
             Self::VmDestroyed => "VM destroyed",
         })
@@ -174,7 +182,16 @@ pub struct Timeline {
     notes: Mutex<Notes>,
     exits: AtomicU64,
     answering: AtomicU64,
-    metering: bool,
+    measure: Measure,
+}
+
+/// What is measured besides the instants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    /// Count and time VM exits.
+    pub exits: bool,
+    /// Look at the memory in use when the guest has ended.
+    pub memory: bool,
 }
 
 #[derive(Debug)]
@@ -182,26 +199,33 @@ struct Notes {
     kept: Vec<Noted>,
     dropped: u64,
     counts: ExitCounts,
+    memory: Option<MemoryUse>,
 }
 
 impl Timeline {
-    /// An empty one. `metering` says whether VM exits are to be counted and timed as well.
-    pub fn new(metering: bool) -> Self {
+    /// An empty one that notes instants and nothing else.
+    pub fn new() -> Self {
+        Self::measuring(Measure::default())
+    }
+
+    /// An empty one for a run that is measured.
+    pub fn measuring(measure: Measure) -> Self {
         Self {
             notes: Mutex::new(Notes {
                 kept: Vec::with_capacity(MAX_POINTS),
                 dropped: 0,
                 counts: ExitCounts::default(),
+                memory: None,
             }),
             exits: AtomicU64::new(0),
             answering: AtomicU64::new(0),
-            metering,
+            measure,
         }
     }
 
     /// Whether VM exits are counted.
     pub fn metering(&self) -> bool {
-        self.metering
+        self.measure.exits
     }
 
     /// Notes that `stage` has just been reached.
@@ -266,8 +290,28 @@ impl Timeline {
         self.lock().counts.clone()
     }
 
+    /// Reads how much memory this process uses, if that is wanted; `guest` is where guest RAM is.
+    pub fn look_at_memory(&self, guest: &Range<u64>) {
+        if self.measure.memory {
+            let memory = MemoryUse::of_this_process(guest);
+            self.lock().memory = memory;
+            self.note(Stage::MemoryRead);
+        }
+    }
+
+    /// What [`Timeline::look_at_memory`] saw.
+    pub fn memory(&self) -> Option<MemoryUse> {
+        self.lock().memory
+    }
+
     fn lock(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -294,6 +338,7 @@ pub fn attribute(notes: &[Noted]) -> Vec<Who> {
             | Stage::TablesWritten
             | Stage::DevicesReady
             | Stage::GuestEntered
+            | Stage::MemoryRead
             | Stage::VcpusStopped => Who::Vmm,
             Stage::FirstExit | Stage::FirstUse(_) | Stage::FirstByte | Stage::GuestEnded => {
                 in_guest
@@ -317,7 +362,7 @@ mod tests {
 
     #[test]
     fn guest_marks_leave_room_for_the_end() {
-        let timeline = Timeline::new(false);
+        let timeline = Timeline::new();
         for _ in 0..10_000 {
             timeline.note(Stage::Mark(9));
         }
@@ -338,8 +383,10 @@ mod tests {
             Stage::Mark(MARK_DONE),
             Stage::GuestEnded,
         ];
-        let timeline = Timeline::new(false);
-        stages.map(|stage| timeline.note(stage));
+        let timeline = Timeline::new();
+        for stage in stages {
+            timeline.note(stage);
+        }
         let who = attribute(&timeline.notes().0);
         let (kernel, user) = (Who::GuestKernel, Who::GuestUser);
         assert_eq!(who, [kernel, kernel, user, user, user, kernel]);
@@ -347,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_guest_without_marks_is_all_kernel() {
-        let timeline = Timeline::new(false);
+        let timeline = Timeline::new();
         timeline.note(Stage::FirstByte);
         timeline.note(Stage::GuestEnded);
         assert!(

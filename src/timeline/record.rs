@@ -17,6 +17,7 @@
 //! error, not skipped. Read next: [`super::memory_use`].
 
 use std::fmt::Write;
+use std::io;
 
 use super::exits::ExitLine;
 use super::memory_use::MemoryUse;
@@ -55,8 +56,16 @@ pub struct Record {
 #[error("The measured run's record has a line that makes no sense: {0:?}")]
 pub struct Malformed(String);
 
+/// The parent's descriptor does not take the record.
+#[derive(Debug, thiserror::Error)]
+#[error("Cannot write the record of a measured run to descriptor {fd} (--record-fd)")]
+pub struct SendError {
+    fd: u32,
+    source: io::Error,
+}
+
 /// The record of a run that has ended.
-pub fn write(timeline: &Timeline, memory: Option<&MemoryUse>) -> String {
+pub fn write(timeline: &Timeline) -> String {
     let mut text = String::new();
     let (notes, dropped) = timeline.notes();
     for (noted, who) in notes.iter().zip(attribute(&notes)) {
@@ -85,7 +94,7 @@ pub fn write(timeline: &Timeline, memory: Option<&MemoryUse>) -> String {
             line.p99
         );
     }
-    if let Some(m) = memory {
+    if let Some(m) = timeline.memory() {
         let _infallible = writeln!(
             text,
             "memory {} {} {} {}",
@@ -96,6 +105,16 @@ pub fn write(timeline: &Timeline, memory: Option<&MemoryUse>) -> String {
         let _infallible = writeln!(text, "dropped {dropped}");
     }
     text
+}
+
+/// Writes the record to descriptor `fd`, which the parent has left open for it.
+///
+/// # Errors
+/// What the host said.
+pub fn send(timeline: &Timeline, fd: u32) -> Result<(), SendError> {
+    // By way of /proc, because a number is no descriptor that safe Rust could own.
+    std::fs::write(format!("/proc/self/fd/{fd}"), write(timeline))
+        .map_err(|source| SendError { fd, source })
 }
 
 /// Reads what [`write`] wrote.
@@ -172,13 +191,17 @@ fn who(text: &str) -> Option<Who> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Stage;
     use super::super::exits::{ExitCounts, Kind};
+    use super::super::{Measure, Stage};
     use super::*;
 
     #[test]
     fn what_is_written_is_read() {
-        let timeline = Timeline::new(true);
+        let measure = Measure {
+            exits: true,
+            memory: true,
+        };
+        let timeline = Timeline::measuring(measure);
         timeline.note(Stage::Main);
         timeline.count_exit(70);
         timeline.note(Stage::FirstUse("serial"));
@@ -186,23 +209,28 @@ mod tests {
         counts.add(Kind::Out, Some(0x3f8), Some("serial"), 70);
         counts.add(Kind::Interrupted, None, None, 5);
         timeline.add_counts(&counts);
-        let memory = MemoryUse {
-            resident: 1,
-            proportional: 2,
-            private_dirty: 3,
-            guest: 4,
-        };
-        let record = parse(&write(&timeline, Some(&memory))).unwrap();
-        assert_eq!(record.points.len(), 2);
+        timeline.look_at_memory(&(0..0));
+        let record = parse(&write(&timeline)).unwrap();
+        assert_eq!(record.points.len(), 3);
         assert_eq!(record.points[1].name, "first use of serial");
-        assert_eq!((record.points[1].exits, record.points[1].answering), (1, 70));
+        assert_eq!(
+            (record.points[1].exits, record.points[1].answering),
+            (1, 70)
+        );
         assert_eq!(record.exits, counts.lines());
-        assert_eq!(record.memory, Some(memory));
+        assert_eq!(record.memory, timeline.memory());
+        assert!(record.memory.is_some());
     }
 
     #[test]
     fn nonsense_is_an_error_with_the_line() {
-        for line in ["", "point", "point 1 2 3 nobody x", "exit out 3f8 - 1 1 1 1", "hello 1"] {
+        for line in [
+            "",
+            "point",
+            "point 1 2 3 nobody x",
+            "exit out 3f8 - 1 1 1 1",
+            "hello 1",
+        ] {
             let text = format!("dropped 1\n{line}\n");
             assert_eq!(parse(&text), Err(Malformed(line.to_owned())), "{line:?}");
         }

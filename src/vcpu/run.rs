@@ -12,6 +12,8 @@ use crate::control::Control;
 use crate::kvm::{Error, Vcpu, VmExit};
 use crate::memory::GuestMemory;
 use crate::outcome::{Ending, with_causes};
+use crate::timeline::exits::Meter;
+use crate::timeline::{Stage, Timeline};
 
 /// What a vCPU thread needs besides its vCPU; the same for all.
 #[derive(Debug)]
@@ -24,22 +26,43 @@ pub struct Board {
     pub control: Arc<Control>,
     /// Guest RAM, for crash reports.
     pub memory: Arc<GuestMemory>,
+    /// When what happened.
+    pub timeline: Arc<Timeline>,
 }
 
-/// Runs `vcpu` until the machine ends, and ends it if the reason came up here.
-pub fn run(vcpu: &mut Vcpu, board: &Board) {
+/// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
+pub fn run(id: usize, vcpu: &mut Vcpu, board: &Board) {
+    let mut meter = Meter::for_thread(&board.timeline);
+    if id == 0 {
+        board.timeline.note(Stage::GuestEntered);
+    }
     while !board.control.stopping() {
-        match step(vcpu, board) {
+        let stepped = step(vcpu, board, meter.as_mut());
+        if let Some(meter) = &mut meter {
+            meter.answered();
+        }
+        match stepped {
             Ok(None) => {}
-            Ok(Some(ending)) => board.control.stop(ending),
+            Ok(Some(ending)) => {
+                board.timeline.note_once(Stage::GuestEnded);
+                board.control.stop(ending);
+            }
             Err(error) => board.control.stop(Ending::Failure(with_causes(&error))),
         }
     }
 }
 
 /// One entry into the guest and the answer to its exit.
-fn step(vcpu: &mut Vcpu, board: &Board) -> Result<Option<Ending>, Error> {
-    let ending = match vcpu.run()? {
+fn step(
+    vcpu: &mut Vcpu,
+    board: &Board,
+    meter: Option<&mut Meter<'_>>,
+) -> Result<Option<Ending>, Error> {
+    let exit = vcpu.run()?;
+    if let Some(meter) = meter {
+        meter.exited(&exit, &board.ports, &board.mmio);
+    }
+    let ending = match exit {
         VmExit::PortOut { port, size, data } => {
             board.ports.write(port, size, data).map(Ending::from)
         }
