@@ -4,9 +4,10 @@
 //! for the order:
 //!
 //! 1. Guest memory and all that lies in it come first. Loading needs no KVM, so a broken kernel
-//!    file is reported on any machine, and the memory is complete before KVM sees it.
-//! 2. The VM gets its memory slots before any interrupt controller. On Linux 6.18 a slot that is
-//!    added later waits for a grace period: 6 ms instead of 0.1 ms.
+//!    file is reported on any machine, and the memory is complete before KVM sees it. (Filling it
+//!    on one thread while another makes the VM buys nothing: docs/boot-time.md.)
+//! 2. The VM gets its memory slots before any interrupt controller: on recent kernels a slot that
+//!    is added later waits for a grace period (docs/adr/0003).
 //! 3. The split irqchip comes before the first vCPU, which gets its local APIC from it. (A full
 //!    irqchip would make leaving slow: docs/adr/0003.)
 //! 4. Devices come before vCPUs run, vCPUs before the terminal is raw: an error on the way must
@@ -18,7 +19,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -80,7 +81,6 @@ pub enum Error {
 /// A machine that is complete and stands still.
 #[derive(Debug)]
 pub struct Machine {
-    // Dropped in this order: processors, then devices and the VM, then the memory lent to it.
     vcpus: Vec<Vcpu>,
     board: Arc<run::Board>,
     served: Served,
@@ -108,22 +108,15 @@ impl Machine {
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
         let entry = loading::fill(&memory, config, timeline)?;
-        // 2. A VM around the memory.
+        // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
         let kvm = Kvm::open()?;
         timeline.note(Stage::KvmOpened);
-        kvm.check_vcpus(config.vcpus)?;
-        let vm = Arc::new(kvm.create_vm()?);
-        timeline.note(Stage::VmCreated);
-        vm.set_memory(&memory)?;
-        if has_vmx() {
-            vm.set_intel_pages()?;
-        }
-        timeline.note(Stage::MemoryGiven);
-        // 3. Interrupts: local APICs in KVM, the I/O APIC here.
-        vm.split_irqchip()?;
-        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm.clone()));
-        timeline.note(Stage::InterruptsReady);
+        let vm = make_vm(&kvm, config, &memory, timeline)?;
+        let vcpus = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
+        enter_with(&entry, &vcpus)?;
+        timeline.note(Stage::VcpusReady);
         // 4. Devices.
+        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm));
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
         let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
@@ -139,9 +132,6 @@ impl Machine {
         let mut mmio = MmioBus::new();
         mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
         timeline.note(Stage::DevicesReady);
-        // 5. Processors; the first enters the kernel, the others wait for it to call them.
-        let vcpus = create_vcpus(&kvm, &vm, config.vcpus, &entry)?;
-        timeline.note(Stage::VcpusReady);
         let board = Arc::new(run::Board {
             ports,
             mmio,
@@ -204,13 +194,39 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
     Ok(ports)
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Vec<Vcpu>, Error> {
+/// The VM with its memory and local APICs.
+fn make_vm(
+    kvm: &Kvm,
+    config: &VmConfig,
+    memory: &Arc<GuestMemory>,
+    timeline: &Timeline,
+) -> Result<Arc<Vm>, kvm::Error> {
+    kvm.check_vcpus(config.vcpus)?;
+    let vm = kvm.create_vm(memory.clone())?;
+    timeline.note(Stage::VmCreated);
+    vm.give_memory()?;
+    if has_vmx() {
+        vm.set_intel_pages()?;
+    }
+    timeline.note(Stage::MemoryGiven);
+    vm.split_irqchip()?;
+    Ok(Arc::new(vm))
+}
+
+/// The processors, each with its CPUID and MSRs.
+fn make_vcpus(
+    kvm: &Kvm,
+    vm: &Arc<Vm>,
+    count: u32,
+    timeline: &Timeline,
+) -> Result<Vec<Vcpu>, kvm::Error> {
     let machine = cpuid::Machine {
         vcpus: count,
         tsc_deadline: kvm.has_tsc_deadline(),
         host_is_tcg: cpuid::host_is_tcg(),
     };
     let mut cpuid = cpuid::for_machine(kvm.supported_cpuid()?, machine);
+    timeline.note(Stage::CpuidKnown);
     let msrs = msr::list();
     let mut vcpus = Vec::with_capacity(count as usize);
     for id in 0..count {
@@ -223,13 +239,18 @@ fn create_vcpus(kvm: &Kvm, vm: &Vm, count: u32, entry: &EntryState) -> Result<Ve
         }
         vcpus.push(vcpu);
     }
+    Ok(vcpus)
+}
+
+/// Gives the first processor its registers; the others wait for it to call them.
+fn enter_with(entry: &EntryState, vcpus: &[Vcpu]) -> Result<(), kvm::Error> {
     if let Some(first) = vcpus.first() {
         let mut sregs = first.sregs()?;
         entry.apply(&mut sregs);
         first.set_sregs(&sregs)?;
         first.set_regs(entry.regs())?;
     }
-    Ok(vcpus)
+    Ok(())
 }
 
 fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHandle<()>>, Error> {
@@ -240,7 +261,7 @@ fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHa
     let mut threads = Vec::with_capacity(vcpus.len());
     for (id, mut vcpu) in vcpus.into_iter().enumerate() {
         let shared = board.clone();
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || run::run(id, &mut vcpu, &shared));
         match thread {
@@ -264,7 +285,7 @@ fn stop_threads(threads: Vec<JoinHandle<()>>, control: &Control) {
         // A kick can come just before KVM_RUN and be lost, so it is repeated until it worked.
         while !thread.is_finished() {
             let _finished_meanwhile = thread.kill(SIGRTMIN());
-            std::thread::sleep(Duration::from_micros(50));
+            thread::sleep(Duration::from_micros(50));
         }
         // A thread that panicked has ended the process in the panic hook.
         let _never_panicked = thread.join();

@@ -11,6 +11,7 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -52,16 +53,17 @@ fn out(port: u16, byte: u8) -> Seen {
 /// A machine with 2 MiB of memory and one processor in real mode at [`CODE`].
 struct Guest {
     vcpu: Vcpu,
-    vm: Vm,
-    memory: GuestMemory,
+    vm: Arc<Vm>,
+    memory: Arc<GuestMemory>,
 }
 
 impl Guest {
     fn new(code: &[u8], local_apic: bool) -> Self {
-        let memory = GuestMemory::new(2 << 20).unwrap();
+        let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
         memory.write(CODE, code).unwrap();
-        let vm = Kvm::open().unwrap().create_vm().unwrap();
-        vm.set_memory(&memory).unwrap();
+        let vm = Kvm::open().unwrap().create_vm(memory.clone()).unwrap();
+        let vm = Arc::new(vm);
+        vm.give_memory().unwrap();
         if std::fs::exists("/sys/module/kvm_intel").unwrap() {
             vm.set_intel_pages().unwrap();
         }

@@ -17,6 +17,7 @@
 pub mod exit;
 
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
@@ -109,13 +110,14 @@ impl Kvm {
         }
     }
 
-    /// Creates an empty machine: no memory, no processors, no interrupt controllers.
+    /// Creates a machine that will have `memory`, and as yet nothing: no slots, no processors, no
+    /// interrupt controllers.
     ///
     /// # Errors
     /// The host's refusal; EBUSY means another hypervisor holds the processor.
-    pub fn create_vm(&self) -> Result<Vm, Error> {
+    pub fn create_vm(&self, memory: Arc<GuestMemory>) -> Result<Vm, Error> {
         let fd = self.fd.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        Ok(Vm { fd })
+        Ok(Vm { fd, memory })
     }
 
     /// What KVM can offer a guest as CPUID.
@@ -139,6 +141,8 @@ impl Kvm {
 #[derive(Debug)]
 pub struct Vm {
     fd: VmFd,
+    /// Dropped after `fd`: the guest must be gone before its memory.
+    memory: Arc<GuestMemory>,
 }
 
 impl Vm {
@@ -146,8 +150,8 @@ impl Vm {
     ///
     /// # Errors
     /// The host's refusal, with the range.
-    pub fn set_memory(&self, memory: &GuestMemory) -> Result<(), Error> {
-        for (slot, range) in (0_u32..).zip(memory.ram()) {
+    pub fn give_memory(&self) -> Result<(), Error> {
+        for (slot, range) in (0_u32..).zip(self.memory.ram()) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags: 0,
@@ -156,7 +160,8 @@ impl Vm {
                 userspace_addr: range.host,
             };
             // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory made it. 2. The
-            // mapping outlives the VM: Machine drops its Vm before its GuestMemory. 3. Nobody
+            // mapping outlives the VM: Vm owns a share of it and closes `fd` first, and a Vcpu,
+            // whose descriptor keeps the kernel's VM alive too, owns a share of its Vm. 3. Nobody
             // holds a Rust reference into guest RAM; all access is by volatile copies.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(failed_at(
                 "KVM_SET_USER_MEMORY_REGION",
@@ -202,7 +207,7 @@ impl Vm {
     ///
     /// # Errors
     /// The host's refusal, with the number.
-    pub fn create_vcpu(&self, id: u32) -> Result<Vcpu, Error> {
+    pub fn create_vcpu(self: &Arc<Self>, id: u32) -> Result<Vcpu, Error> {
         let fd = self
             .fd
             .create_vcpu(u64::from(id))
@@ -210,6 +215,7 @@ impl Vm {
         Ok(Vcpu {
             fd,
             run_size: self.fd.run_size(),
+            _vm: self.clone(),
         })
     }
 
@@ -264,6 +270,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     /// Bytes mapped at the shared `kvm_run` page.
     run_size: usize,
+    /// Dropped after `fd`; see [`Vm::give_memory`].
+    _vm: Arc<Vm>,
 }
 
 impl Vcpu {

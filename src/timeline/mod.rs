@@ -71,10 +71,10 @@ pub enum Stage {
     VmCreated,
     /// KVM knows the guest's memory.
     MemoryGiven,
-    /// The interrupt controllers exist.
-    InterruptsReady,
     /// The devices exist.
     DevicesReady,
+    /// KVM has said which CPUID it can offer.
+    CpuidKnown,
     /// All vCPUs exist and the first has its registers.
     VcpusReady,
     /// The first vCPU is about to enter the guest for the first time.
@@ -144,8 +144,8 @@ impl fmt::Display for Stage {
             Self::KvmOpened => "/dev/kvm opened",
             Self::VmCreated => "VM created",
             Self::MemoryGiven => "memory given to KVM",
-            Self::InterruptsReady => "irqchip ready",
             Self::DevicesReady => "devices ready",
+            Self::CpuidKnown => "CPUID known",
             Self::VcpusReady => "vCPUs ready",
             Self::GuestEntered => "guest entered",
             Self::FirstExit => "first exit",
@@ -329,7 +329,7 @@ pub fn attribute(notes: &[Noted]) -> Vec<Who> {
             | Stage::KvmOpened
             | Stage::VmCreated
             | Stage::MemoryGiven
-            | Stage::InterruptsReady
+            | Stage::CpuidKnown
             | Stage::VcpusReady
             | Stage::VmDestroyed => Who::HostKernel,
             Stage::Configured
