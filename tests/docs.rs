@@ -290,6 +290,8 @@ fn flags_of_run() -> Vec<String> {
     cli.build();
     let run = cli.find_subcommand("run").unwrap();
     run.get_arguments()
+        // Hidden flags are between cottage and its own child processes.
+        .filter(|argument| !argument.is_hide_set())
         .filter_map(|argument| argument.get_long())
         .map(|flag| format!("--{flag}"))
         .collect()
@@ -301,7 +303,7 @@ fn readme_names_every_flag_of_run() {
     let rows: Vec<_> = readme
         .lines()
         .filter_map(|line| line.strip_prefix("| `--"))
-        .map(|row| format!("--{}", row.split([' ', '`']).next().unwrap()))
+        .map(|row| format!("--{}", row.split([' ', '`', '[']).next().unwrap()))
         .filter(|flag| flag != "--")
         .collect();
     let flags = flags_of_run();
