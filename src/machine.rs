@@ -31,6 +31,7 @@ use crate::console::signals::Signals;
 use crate::console::terminal::Raw;
 use crate::control::Control;
 use crate::devices::ioapic::IoApic;
+use crate::devices::pci::PciHostBridge;
 use crate::devices::report::{MarkPort, StatusPort};
 use crate::devices::reset::ResetLine;
 use crate::devices::rtc::Rtc;
@@ -43,7 +44,7 @@ use crate::loading;
 use crate::memory::layout::{
     ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_GSI, COM1_PORT,
     COM1_PORTS, EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
-    RTC_PORT, RTC_PORTS,
+    PCI_CONFIG_PORT, PCI_CONFIG_PORTS, RTC_PORT, RTC_PORTS,
 };
 use crate::memory::{self, GuestMemory};
 use crate::outcome::{Ending, Outcome, USER_ERROR, VMM_FAILURE};
@@ -189,6 +190,8 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
     ports.claim(I8042_PORT, I8042_PORTS, Arc::new(ResetLine))?;
     ports.claim(RTC_PORT, RTC_PORTS, Arc::new(Rtc::new()))?;
     ports.claim(ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, Arc::new(SleepControl))?;
+    let bridge = Arc::new(PciHostBridge::default());
+    ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
     ports.claim(BOOT_MARK_PORT, BOOT_MARK_PORTS, served.marks.clone())?;
     ports.claim(EXIT_STATUS_PORT, EXIT_STATUS_PORTS, status.clone())?;
     Ok(ports)

@@ -208,6 +208,8 @@ fn constants() -> BTreeMap<String, u64> {
         COM1_PORTS,
         ACPI_SLEEP_PORT,
         ACPI_SLEEP_PORTS,
+        PCI_CONFIG_PORT,
+        PCI_CONFIG_PORTS,
         BOOT_MARK_PORT,
         BOOT_MARK_PORTS,
         EXIT_STATUS_PORT,

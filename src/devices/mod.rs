@@ -4,6 +4,7 @@
 //! - [`uart`], [`serial`]: the console, a 16550A; the chip, then its wires;
 //! - [`ioapic`]: interrupt pins to messages;
 //! - [`rtc`]: the clock and CMOS ports, which a kernel would spin on if they did not answer;
+//! - [`pci`]: an empty PCI bus, for kernels that insist on one;
 //! - [`reset`]: the i8042's reset line and nothing else of it;
 //! - [`sleep`]: ACPI power-off;
 //! - [`report`]: two ports of our own: boot marks and the exit status of the guest's command.
@@ -14,6 +15,7 @@ pub mod uart;
 pub mod serial;
 pub mod ioapic;
 pub mod rtc;
+pub mod pci;
 pub mod reset;
 pub mod sleep;
 pub mod report;

@@ -106,6 +106,10 @@ pub const COM1_PORTS: u16 = 8;
 pub const ACPI_SLEEP_PORT: u16 = 0x600;
 /// Control and status.
 pub const ACPI_SLEEP_PORTS: u16 = 2;
+/// PCI configuration address; the four data ports follow.
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// Address and data.
+pub const PCI_CONFIG_PORTS: u16 = 8;
 /// A byte written here marks a boot stage.
 pub const BOOT_MARK_PORT: u16 = 0x700;
 /// Four bytes, so that a mark may be written with any width.
