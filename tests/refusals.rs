@@ -145,7 +145,7 @@ fn unknown_flag_gets_a_suggestion() {
 
 #[test]
 fn command_without_dashes_is_told_of_them() {
-    refused(&["run", "ls"], &["'ls'", "[-- <COMMAND>...]"]);
+    refused(&["run", "ls"], &["\"ls\"", "`--kernel ls`", "`-- ls`"]);
 }
 
 #[test]
