@@ -110,12 +110,12 @@ fn report(subjects: &[Subject], boots: &[Vec<Boot>]) {
             stats::median(&counts)
         });
         let spread = format!(
-            "({:.1} to {:.1})",
+            "({:.2} to {:.2})",
             stats::quantile(&samples, 0.0),
             stats::quantile(&samples, 1.0)
         );
         println!(
-            "  {:14}{:8.1} {spread:20}{all:9.0}{port:7.0}{mmio:7.0}",
+            "  {:14}{:8.2} {spread:20}{all:9.0}{port:7.0}{mmio:7.0}",
             subject.name(),
             stats::median(&samples)
         );
