@@ -167,6 +167,13 @@ for program in "${suites[@]}"; do
 	cat "$work/testbed-report" >>"$report.testbed"
 done
 
+# What a boot costs, in counts that repeat.
+check "boot cost" 900 bash -c 'testbed_or_again tests/testbed/baseline.sh'
+if grep -q '^baseline: NOT COMPARED' "$log"; then
+	stages+=("                             its baseline is of another machine: NOTHING WAS COMPARED")
+	checks_passed=$((checks_passed - 1))
+fi
+
 # ---- the summary ----------------------------------------------------------------------------
 printf '\n==== summary\n\n'
 printf '%s\n' "${stages[@]}"
