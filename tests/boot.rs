@@ -154,8 +154,46 @@ fn stock_kernel_finds_processors_by_acpi() {
         "run", "--kernel", &kernel, "--memory", "256M", "--cpus", "2", "--", "nproc",
     ])
     .expect_code(0)
-    // Debian's kernel also says there that it found no PCI.
-    .expect_last_line("2");
+    .expect_stdout("2\n");
+}
+
+/// Runs a shell script in the full kernel, and expects these lines and no others.
+#[track_caller]
+fn full_kernel_says(script: &str, lines: &str) {
+    let kernel = image("full/vmlinux");
+    cottage(&[
+        "run", "--kernel", &kernel, "--memory", "256M", "--", "sh", "-c", script,
+    ])
+    .expect_code(0)
+    .expect_stdout(lines);
+}
+
+#[test]
+fn full_kernel_runs_a_command() {
+    let Some(_) = linux_kvm() else { return };
+    full_kernel_says("uname -r | grep -o full; nproc", "full\n1\n");
+}
+
+#[test]
+fn full_kernel_has_what_containers_are_made_of() {
+    let Some(_) = linux_kvm() else { return };
+    let script = "mkdir -p /m/l /m/u /m/w /m/o /cg && mount -t tmpfs none /m \
+        && mkdir /m/l /m/u /m/w /m/o && echo below >/m/l/file \
+        && mount -t overlay -o lowerdir=/m/l,upperdir=/m/u,workdir=/m/w none /m/o && cat /m/o/file \
+        && mount -t cgroup2 none /cg && mkdir /cg/flat && grep -o pids /cg/cgroup.controllers \
+        && unshare -m -u -i -p -f sh -c 'hostname flat; hostname'; hostname";
+    full_kernel_says(script, "below\npids\nflat\ncottage\n");
+}
+
+#[test]
+fn full_kernel_powers_off_through_acpi() {
+    let Some(_) = linux_kvm() else { return };
+    let kernel = image("full/vmlinux");
+    cottage(&[
+        "run", "--kernel", &kernel, "--memory", "256M", "--", "busybox", "poweroff", "-f",
+    ])
+    .expect_code(114)
+    .expect_stderr("the guest powered off before");
 }
 
 /// Total memory as Linux counts it, in MiB: less than the machine has, by kernel and firmware.

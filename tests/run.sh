@@ -83,6 +83,7 @@ tests() {
 # Each step by itself: a program that does not compile must not keep the kernels from being built.
 check "tools" 900 guest-images/need.sh rust kernel testbed tests
 check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud
+check "full kernel" 2000 guest-images/build.sh full
 check "cottage" 600 make cottage
 check "testbed" 300 tests/testbed/build.sh
 
@@ -147,7 +148,7 @@ testbed_or_again() {
 export -f testbed_or_again
 
 # The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
-for image in tiny/vmlinux tiny/bzImage initramfs.cpio init debian-cloud/vmlinuz; do
+for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
 	[[ -e guest-images/out/$image ]] || continue
 	mkdir -p "$work/images/$(dirname "$image")"
 	# A link saves the copy where the file system allows it.
