@@ -1,6 +1,6 @@
 //! One run as a bar chart in the terminal, and the account of its VM exits as a table.
 //!
-//! Pure text from a [`MeasuredRun`]. Read next: [`super::report`].
+//! Pure text from a [`MeasuredRun`]. Read next: [`super::json`].
 
 use std::fmt::Write;
 
@@ -206,7 +206,7 @@ fn us(nanos: Nanos) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
@@ -223,7 +223,7 @@ mod tests {
         }
     }
 
-    fn run() -> MeasuredRun {
+    pub(in crate::timeline) fn run() -> MeasuredRun {
         let points = vec![
             point("main entered", Who::HostKernel, 1_500_000, 0, 0),
             point("guest entered", Who::Vmm, 2_000_000, 0, 0),

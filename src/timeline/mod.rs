@@ -20,6 +20,7 @@ pub mod memory_use;
 pub mod child;
 pub mod chart;
 pub mod json;
+pub mod canvas;
 pub mod svg;
 pub mod report;
 
