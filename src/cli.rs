@@ -24,6 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Boot a Linux guest: a shell, or one command whose exit status becomes cottage's
     Run(Box<RunArgs>),
+    /// Repeat a boot, and other programs in turn with it, and report times with their spread
+    Bench(Box<BenchArgs>),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }
@@ -46,7 +48,7 @@ pub struct RunArgs {
     /// stderr), json or svg (both to FILE or stderr)
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true,
           default_missing_value = "text")]
-    pub timeline: Option<TimelineFormat>,
+    pub timeline: Option<ReportFormat>,
 
     /// Count and time VM exits, by kind, port or address, and device
     #[arg(long)]
@@ -60,6 +62,73 @@ pub struct RunArgs {
     #[arg(long, hide = true)]
     pub record_memory: bool,
 }
+
+/// Flags of `cottage bench`.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_HELP)]
+pub struct BenchArgs {
+    /// The machine to boot.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+
+    /// Rounds that count
+    #[arg(long, value_name = "N", default_value = "20",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub runs: u32,
+
+    /// Rounds before them that do not
+    #[arg(long, value_name = "N", default_value = "3",
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub warm_up: u32,
+
+    /// Another program to run in turn with the boot, quoted as for a shell; may be repeated
+    #[arg(long, value_name = "COMMAND")]
+    pub vs: Vec<String>,
+
+    /// Also measure the time to the first line of output that matches
+    #[arg(long, value_name = "REGEX")]
+    pub until: Option<String>,
+
+    /// Measure this program instead of a boot
+    #[arg(long, value_name = "COMMAND")]
+    pub program: Option<String>,
+
+    /// Keep all runs to these processors of the host, such as 0,2-3
+    #[arg(long, value_name = "CPUS")]
+    pub pin: Option<String>,
+
+    /// Drop the files a run uses from the page cache before it
+    #[arg(long)]
+    pub cold: bool,
+
+    /// Take runs that end with another status than 0
+    #[arg(long)]
+    pub any_status: bool,
+
+    /// Seconds after which a run has failed
+    #[arg(long, value_name = "SECONDS", default_value = "60",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
+
+    /// How the report on stdout looks
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+
+    /// Write the report here too: .txt, .json (with every value) or .svg; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub out: Vec<PathBuf>,
+}
+
+/// Printed under `cottage bench --help`.
+const BENCH_HELP: &str = "\
+Times run from just before a program is spawned to its output's arrival, and to its end.
+Ctrl-C ends the rounds and still reports. Exit status: 0, or as of `cottage run` if a run failed.
+
+Examples:
+  cottage bench                                      the built-in guest, 20 times
+  cottage bench --runs 50 --out boot.svg -- true     and a picture
+  cottage bench --until '^up' --vs 'docker run --rm busybox echo up' -- echo up
+  cottage bench --program 'crun run box' --runs 10   any program";
 
 /// What describes a machine; the same for every sub-command that boots one.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -127,6 +196,20 @@ impl RunArgs {
 }
 
 impl MachineArgs {
+    /// The first flag or the command that is not as it would be by default.
+    pub fn first_given(&self) -> Option<String> {
+        let Ok(Cli {
+            command: Command::Run(default),
+        }) = Cli::try_parse_from(["cottage", "run"])
+        else {
+            return None;
+        };
+        let default = default.machine.to_words();
+        let mut words = self.to_words().into_iter();
+        let given = words.find(|word| !default.contains(word))?;
+        Some(given.to_string_lossy().into_owned())
+    }
+
     /// The words that parse to this: for a child process with the same machine.
     pub fn to_words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
@@ -155,9 +238,9 @@ impl MachineArgs {
     }
 }
 
-/// Values of `--timeline`.
+/// Values of `--timeline` and `bench --format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TimelineFormat {
+pub enum ReportFormat {
     /// A bar chart for the terminal
     Text,
     /// For programs: every instant in nanoseconds
@@ -242,7 +325,7 @@ mod tests {
                 assert_eq!(args.machine.cpus, "2");
                 assert_eq!(args.machine.command, ["ls", "-l", "--cpus"]);
             }
-            Command::Doctor => panic!("parsed as doctor"),
+            other => panic!("parsed as {other:?}"),
         }
     }
 
@@ -274,7 +357,7 @@ mod tests {
         ] {
             let parse = |words: Vec<OsString>| match Cli::try_parse_from(words).unwrap().command {
                 Command::Run(args) => args.machine,
-                Command::Doctor => panic!("parsed as doctor"),
+                other => panic!("parsed as {other:?}"),
             };
             let machine = parse(words.iter().map(OsString::from).collect());
             let again = ["cottage", "run"].map(OsString::from).into_iter();

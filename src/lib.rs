@@ -45,5 +45,8 @@ pub mod status;
 // 10. When what happened, and who took the time.
 pub mod timeline;
 
-// 11. Whether this host can do all that.
+// 11. The same many times, beside other programs.
+pub mod bench;
+
+// 12. Whether this host can do all that.
 pub mod doctor;

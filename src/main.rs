@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use cottage::bench;
 use cottage::cli::{Cli, Command, RunArgs};
 use cottage::config::VmConfig;
 use cottage::console::output::say;
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
         Ok(Cli {
             command: Command::Run(args),
         }) => run(&args, entered),
+        Ok(Cli {
+            command: Command::Bench(args),
+        }) => bench::main(&args),
         Ok(Cli {
             command: Command::Doctor,
         }) => doctor::main(),

@@ -123,7 +123,7 @@ pub fn timeline(run: &MeasuredRun) -> String {
 }
 
 /// What the run's memory cost the host.
-fn memory_line(memory: &MemoryUse) -> String {
+pub(crate) fn memory_line(memory: &MemoryUse) -> String {
     format!(
         "memory: cottage {} KiB resident (proportional {}, private dirty {}), guest RAM touched {} KiB\n",
         memory.resident, memory.proportional, memory.private_dirty, memory.guest

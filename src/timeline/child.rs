@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -18,8 +19,8 @@ use super::record::{self, Malformed, Record};
 use super::{Nanos, now};
 use crate::outcome::SIGNAL_BASE;
 
-/// The program file: also found after it was replaced or moved.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+/// This program's file: also found after it was replaced or moved.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// A run that could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,8 @@ pub struct MeasuredRun {
 }
 
 impl MeasuredChild {
-    /// Starts `cottage run` with `words`, the flags of `run` and perhaps `-- COMMAND`.
+    /// Starts `program run` with `words`, the flags of `run` and perhaps `-- COMMAND`; the program
+    /// is [`THIS_PROGRAM`] or a copy. `configure` may set its streams.
     ///
     /// `memory` has the child look at its memory use when the guest has ended; that takes time,
     /// which shows only after the guest's end.
@@ -67,21 +69,22 @@ impl MeasuredChild {
     /// # Errors
     /// [`Error::Start`] with what the host said.
     pub fn spawn(
+        program: &Path,
         words: &[OsString],
         memory: bool,
-        stdin: Stdio,
-        stdout: Stdio,
+        configure: impl FnOnce(&mut Command),
     ) -> Result<Self, Error> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::Start(e.into()))?;
         inherit(&write).map_err(Error::Start)?;
-        let mut command = Command::new(THIS_PROGRAM);
+        let mut command = Command::new(program);
         command
             .arg("run")
             .arg(format!("--record-fd={}", write.as_raw_fd()));
         if memory {
             command.arg("--record-memory");
         }
-        command.args(words).stdin(stdin).stdout(stdout);
+        command.args(words);
+        configure(&mut command);
         let spawned = now();
         let process = command.spawn().map_err(Error::Start)?;
         Ok(Self {
@@ -113,13 +116,18 @@ impl MeasuredChild {
 impl MeasuredRun {
     /// The exit status to pass on, as a shell gives it.
     pub fn exit_code(&self) -> u8 {
-        let code = self.status.code().or_else(|| {
-            let signal = self.status.signal()?;
-            Some(i32::from(SIGNAL_BASE) + signal)
-        });
-        code.and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(u8::MAX)
+        exit_code(self.status)
     }
+}
+
+/// A process's end as a number, as shells have it: its status, or 128 and the signal's number.
+pub fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| {
+        let signal = status.signal()?;
+        Some(i32::from(SIGNAL_BASE) + signal)
+    });
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(u8::MAX)
 }
 
 /// Lets `fd` live on in a child under its number.

@@ -2,19 +2,18 @@
 //!
 //! The child has the terminal, the streams and the exit status; this process only waits. A signal
 //! from the keyboard reaches both; one that is sent to this process alone is passed on.
-//! Read next: [`crate::doctor`].
+//! Read next: [`mod@crate::bench`].
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::chart;
-use super::child::{self, MeasuredChild, MeasuredRun};
-use crate::cli::{RunArgs, TimelineFormat};
+use super::child::{self, MeasuredChild, MeasuredRun, THIS_PROGRAM};
+use crate::cli::{ReportFormat, RunArgs};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::outcome::{USER_ERROR, VMM_FAILURE};
 
@@ -59,7 +58,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Error> {
     };
     let mut signals = Signals::block().map_err(Error::Wait)?;
     let words = args.machine.to_words();
-    let child = MeasuredChild::spawn(&words, true, Stdio::inherit(), Stdio::inherit())?;
+    // With this process's streams.
+    let child = MeasuredChild::spawn(Path::new(THIS_PROGRAM), &words, true, |_| {})?;
     stand_by(&child, &mut signals)?;
     let run = child.wait()?;
     let text = render(args, &run);
@@ -74,16 +74,16 @@ pub fn run(args: &RunArgs) -> Result<u8, Error> {
     Ok(run.exit_code())
 }
 
-fn file_error(path: &std::path::Path) -> impl FnOnce(io::Error) -> Error {
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::File { path, source }
 }
 
 fn render(args: &RunArgs, run: &MeasuredRun) -> String {
     let mut text = match args.timeline {
-        Some(TimelineFormat::Json) => return super::json::render(run),
-        Some(TimelineFormat::Svg) => return super::svg::render(run),
-        Some(TimelineFormat::Text) => format!("boot timeline\n{}", chart::timeline(run)),
+        Some(ReportFormat::Json) => return super::json::render(run),
+        Some(ReportFormat::Svg) => return super::svg::render(run),
+        Some(ReportFormat::Text) => format!("boot timeline\n{}", chart::timeline(run)),
         None => String::new(),
     };
     if args.exits {
