@@ -123,6 +123,45 @@ fn report_goes_to_the_file_and_nowhere_else() {
 }
 
 #[test]
+fn json_has_every_instant_in_nanoseconds() {
+    if support::kvm().is_none() {
+        return;
+    }
+    let (_folder, words) = guest("hi");
+    let done = run(&["--timeline=json"], &words)
+        .expect_code(0)
+        .expect_stdout("hi");
+    let json: serde_json::Value = serde_json::from_str(&done.stderr).unwrap();
+    let intervals = json["intervals"].as_array().unwrap();
+    let ends: Vec<_> = intervals.iter().map(|i| i["end"].as_u64()).collect();
+    assert!(ends.is_sorted() && ends.last() == Some(&json["total"].as_u64()));
+    let spent = json["spent"].as_object().unwrap().values();
+    assert_eq!(
+        spent.filter_map(|ns| ns.as_u64()).sum::<u64>(),
+        json["total"]
+    );
+    let serial = json["exits"].as_array().unwrap().iter();
+    let serial = serial.clone().find(|line| line["device"] == "serial");
+    assert_eq!(serial.unwrap()["count"], 2);
+    assert!(json["memory"]["resident"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn svg_is_a_picture_of_its_own() {
+    if support::kvm().is_none() {
+        return;
+    }
+    let (folder, words) = guest("hi");
+    let path = folder.path("boot.svg");
+    run(&["--timeline=svg", &path], &words).expect_code(0);
+    let svg = std::fs::read_to_string(path).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"));
+    assert!(svg.contains(">guest entered<") && !svg.contains("<script"));
+    let elsewhere = svg.matches("http").count();
+    assert_eq!(elsewhere, 1, "only the name space: {svg}");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_known_before_the_guest_runs() {
     let folder = Scratch::new();
     let path = folder.path("no such folder/report");

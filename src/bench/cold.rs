@@ -3,7 +3,7 @@
 //! Only those files are dropped from the page cache, with posix_fadvise(POSIX_FADV_DONTNEED); the
 //! rest of the host stays as warm as it was, and no root is needed. Pages that are mapped stay: the
 //! program this process itself runs from. So `--cold` runs cottage from a copy of its file that
-//! nobody maps, without a name, in /var/tmp. Source: posix_fadvise(2), mincore(2) has no part here.
+//! nobody maps, without a name, in /var/tmp. Source: posix_fadvise(2).
 //! Read next: [`super::series`].
 
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::timeline::child::THIS_PROGRAM;
 
-/// On a disk by convention, unlike /tmp. Source: Filesystem Hierarchy Standard 3.0, 5.15.
+/// On a disk by convention, unlike /tmp, which is the second choice. Source: Filesystem Hierarchy Standard 3.0, 5.15.
 const FOLDER: &str = "/var/tmp";
 
 /// Files to drop from the page cache.
@@ -33,7 +33,7 @@ pub struct Copy {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There can be no copy.
-    #[error("--cold cannot copy this program into {FOLDER}, to start it from there")]
+    #[error("--cold cannot copy this program into {FOLDER} or $TMPDIR, to start it from there")]
     Copy(#[source] io::Error),
     /// A file cannot be opened.
     #[error("--cold cannot open {path:?}, to drop it from the page cache")]
@@ -55,17 +55,26 @@ impl Copy {
     }
 
     fn try_make() -> io::Result<Self> {
-        let mut copy = OpenOptions::new()
-            .write(true)
-            .mode(0o700)
-            .custom_flags(libc::O_TMPFILE)
-            .open(FOLDER)?;
+        let name = format!("cottage-bench-{}", std::process::id());
+        let create = |folder: &Path| {
+            let path = folder.join(&name);
+            let mut options = OpenOptions::new();
+            let file = options
+                .write(true)
+                .create_new(true)
+                .mode(0o700)
+                .open(&path)?;
+            Ok::<_, io::Error>((path, file))
+        };
+        let (path, mut copy) =
+            create(Path::new(FOLDER)).or_else(|_none| create(&std::env::temp_dir()))?;
+        // A file that is open for writing cannot be run. And no name: nothing to clean up later.
+        let file = File::open(&path);
+        fs::remove_file(&path)?;
         io::copy(&mut File::open(THIS_PROGRAM)?, &mut copy)?;
         // On the disk, or its pages could not be dropped.
         copy.sync_all()?;
-        // A file that is open for writing cannot be run.
-        let file = File::open(format!("/proc/self/fd/{}", copy.as_raw_fd()))?;
-        Ok(Self { file })
+        Ok(Self { file: file? })
     }
 
     /// Where a child finds it, as long as this lives.

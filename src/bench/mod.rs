@@ -334,10 +334,11 @@ fn how(args: &BenchArgs, plan: &Plan) -> Vec<String> {
         how.push(format!("kept to processors {pin}"));
     }
     if let Some(cold) = &plan.cold {
-        let paths: Vec<_> = cold
-            .paths()
-            .map(|path| path.display().to_string())
-            .collect();
+        let name = |path: &Path| match path.starts_with("/proc") {
+            true => "a copy of cottage".to_owned(),
+            false => path.display().to_string(),
+        };
+        let paths: Vec<_> = cold.paths().map(name).collect();
         how.push(format!(
             "cold: dropped from the page cache before each run: {}",
             paths.join(", ")

@@ -241,6 +241,11 @@ impl Subject {
 
 /// A word as a shell would need it.
 fn quote(word: &str) -> String {
+    // shlex also quotes `=`, which only matters before a program's name.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
     shlex::try_quote(word).map_or_else(|_nul| word.to_owned(), Into::into)
 }
 

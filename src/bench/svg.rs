@@ -31,13 +31,9 @@ pub fn render(report: &Report) -> String {
             y += 50.0;
             let title = "Median of every interval";
             canvas.text((20.0, y), Anchor::Start, Style::Title, title);
-            canvas.text(
-                (LEFT + 60.0, y),
-                Anchor::Start,
-                Style::Note,
-                &cut(&subject.name),
-            );
-            y = waterfall(&mut canvas, y + 28.0, &run);
+            let name = cut(&subject.name);
+            canvas.text((20.0, y + 20.0), Anchor::Start, Style::Note, &name);
+            y = waterfall(&mut canvas, y + 46.0, &run);
         }
     }
     for warning in &report.warnings {
