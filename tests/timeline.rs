@@ -281,3 +281,18 @@ fn marks_of_a_linux_guest_are_on_the_timeline() {
         assert!(told.contains(name), "no {name}:\n{told}");
     }
 }
+
+#[test]
+fn a_shell_line_marks_a_stage_of_the_guests_own() {
+    if support::linux_kvm().is_none() {
+        return;
+    }
+    let script = "mark 9; echo $?; mark 3; echo $?; mark; mark 9 9; mark 256; mark x";
+    let done = cottage(&["run", "--timeline", "--", "sh", "-c", script]).expect_code(1);
+    let refused = "mark: give a number from 4 to 255\n";
+    let told = format!("0\n{refused}1\n{}", refused.repeat(4));
+    let done = done.expect_stdout(&told);
+    let marks = done.stderr.matches(" mark 9").count();
+    assert_eq!(marks, 1, "{}", done.stderr);
+    assert_eq!(done.stderr.matches("mark 3").count(), 1, "init's own alone");
+}

@@ -1,9 +1,10 @@
 //! Two ports of our own by which a guest talks to its VMM: boot marks and an exit status.
 //!
-//! - The *mark* port: writing a byte marks a boot stage. One exit, no driver: a C line
-//!   (`outb(2, 0x700)`), a shell line (`printf '\2' | dd of=/dev/port bs=1 seek=1792`) or our
-//!   init. Stages: 1 init started, 2 ready (the command or shell starts now), 3 command done;
-//!   others are the guest's own.
+//! - The *mark* port: writing a byte marks a boot stage. One exit, no driver: a line of C
+//!   (`outb(9, 0x700)`, after `ioperm(0x700, 1, 1)` in a program), a line of shell (`mark 9` in our
+//!   initramfs; `printf '\11' | dd of=/dev/port bs=1 seek=1792` where a kernel has /dev/port).
+//!   Stages: 1 init started, 2 ready (the command or shell starts now), 3 command done, all three
+//!   our init's; others are the guest's own.
 //! - The *exit status* port: writing a byte leaves the status of the guest's command; it becomes
 //!   cottage's own exit status when the guest has ended.
 //!

@@ -1,7 +1,7 @@
 //! The first process of cottage's default guest.
 //!
 //! Runs one command, or a shell, on the serial console, and ends the virtual machine with that
-//! command's status. It is also `poweroff`, `reboot` and `halt`. It has neither libc nor std: a
+//! command's status. It is also `poweroff`, `reboot`, `halt` and `mark`. It has neither libc nor std: a
 //! small file is unpacked and started sooner, at every boot.
 //!
 //! Reading order: here, then the modules as they are listed.

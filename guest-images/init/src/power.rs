@@ -92,11 +92,14 @@ fn restart() -> ! {
     bare::exit(1)
 }
 
-/// Runs as one of the commands that end the machine; the status is that of the command.
+/// Runs as `mark`, or as one of the commands that end the machine; the status is that of the command.
 ///
 /// Without `-f` process 1 is asked, which ends all other processes first.
 pub fn command(name: &[u8], mut arguments: Strings) -> u8 {
     let base_name = name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    if base_name == b"mark" {
+        return mark(arguments);
+    }
     let signal = match base_name {
         b"poweroff" => Signal::USR2,
         b"halt" => Signal::USR1,
@@ -118,6 +121,21 @@ pub fn command(name: &[u8], mut arguments: Strings) -> u8 {
         restart()
     }
     Power::new().off(0)
+}
+
+/// Marks a stage of the guest's own: `mark 4` to `mark 255`; the first three are this init's.
+fn mark(mut arguments: Strings) -> u8 {
+    let number = arguments
+        .next()
+        .and_then(|word| word.to_str().ok()?.parse().ok());
+    let (Some(stage @ 4..), None) = (number, arguments.next()) else {
+        return complain(b"mark", b": give a number from 4 to 255\n");
+    };
+    match PortLeave::ask(BOOT_MARK, 1) {
+        Some(ports) => ports.write(BOOT_MARK, stage),
+        None => return complain(b"mark", b": Operation not permitted\n"),
+    }
+    0
 }
 
 fn complain(name: &[u8], reason: &[u8]) -> u8 {
