@@ -131,6 +131,15 @@ fn ctrl_a_x_quits_with_success() {
 }
 
 #[test]
+fn ctrl_a_x_in_capitals_quits_too() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::sleeper("ready"));
+    let mut terminal = guest.ready_on_terminal();
+    terminal.type_keys(b"\x01X");
+    terminal.ends_with(0);
+}
+
+#[test]
 fn ctrl_a_h_prints_the_keys() {
     let Some(_) = kvm() else { return };
     let guest = Guest::new(&tiny::echo());
