@@ -6,9 +6,9 @@
 use crate::bus::{PortDevice, Request};
 
 /// Command and status port, relative to the data port 0x60.
-const COMMAND: u16 = 4;
+pub const COMMAND: u16 = 4;
 /// Pulse output line 0, which is wired to the processor's reset.
-const PULSE_RESET: u8 = 0xfe;
+pub const PULSE_RESET: u8 = 0xfe;
 
 /// The reset line.
 #[derive(Debug)]
