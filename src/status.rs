@@ -42,7 +42,7 @@ impl StatusLine {
             self.memory.size() >> 20,
         );
         if let Some(resident) = resident_mib() {
-            // Nearly all of it is guest memory: cottage itself is about one MiB.
+            // Guest memory and cottage's own; `cottage run --timeline` tells the two apart.
             let _infallible = write!(line, " ({resident} MiB of the host's in use)");
         }
         let _infallible = write!(line, ", {} bytes printed", self.output.written());

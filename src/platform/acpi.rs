@@ -165,7 +165,7 @@ fn xsdt(entries: &[u64]) -> Vec<u8> {
 fn fadt(dsdt: u64) -> Vec<u8> {
     /// VGA Not Present. The other bits stay 0, and each says something: no user-visible legacy
     /// devices, so Linux does not look for a PnP BIOS; no 8042, so it does not probe for a
-    /// keyboard (half a second); MSI works; the CMOS clock is there. `[acpi]` 5.2.9.3
+    /// keyboard and wait; MSI works; the CMOS clock is there. `[acpi]` 5.2.9.3
     const IAPC_BOOT_ARCH: u16 = 1 << 2;
 
     let mut table = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)

@@ -51,7 +51,7 @@ pub fn for_machine(mut cpuid: CpuId, machine: Machine) -> CpuId {
                 entry.ecx |= FEATURES_ECX_HYPERVISOR;
                 if machine.tsc_deadline {
                     // KVM leaves it out of its list where it emulates the timer in full, and
-                    // Linux then calibrates the APIC timer for 0.3 s. [kvm] tells VMMs to ask
+                    // Linux then waits to calibrate the APIC timer. [kvm] tells VMMs to ask
                     // KVM_CAP_TSC_DEADLINE_TIMER instead.
                     entry.ecx |= FEATURES_ECX_TSC_DEADLINE;
                 }
