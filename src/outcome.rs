@@ -18,7 +18,7 @@ pub const SIGNAL_BASE: u8 = 128;
 /// Printed under `cottage run --help`.
 pub const EXIT_STATUS_HELP: &str = "\
 Exit status:
-  0-255  the status of the guest's command or shell, when it reported one
+  0-255  the status of the guest's command or shell, once reported; a crash after it is told in words
   0      the guest powered off or reset without having been given a command
   110    user error: a flag, a file or its contents; nothing was started
   111    cottage or the host failed: no KVM, no memory, an I/O error
@@ -104,7 +104,14 @@ impl Outcome {
         let text = match (&self.ending, &self.panic) {
             (Ending::Failure(text), _) => text.clone(),
             (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
-            (Ending::Crash(text), _) => format!("the guest crashed: {text}"),
+            (Ending::Crash(text), _) => match self.status {
+                Some(status) => format!(
+                    "the guest crashed, but only after its command had ended, with status {status}: \
+                     {text}"
+                ),
+                None => format!("the guest crashed: {text}"),
+            },
+            // Reset and triple fault are ways to go down, too: `reboot=t` asks for the latter.
             _ if self.status.is_some() => return None,
             (_, Some(line)) => format!("the guest's kernel panicked: {line}"),
             (Ending::TripleFault(text), None) => {
@@ -183,6 +190,20 @@ mod tests {
             assert_eq!(outcome.exit_code(), 7);
             assert_eq!(outcome.message(), None);
         }
+    }
+
+    #[test]
+    fn crash_after_the_status_is_told_and_leaves_the_status() {
+        let outcome = Outcome {
+            status: Some(7),
+            command_given: true,
+            ..outcome(Ending::Crash("rip 0x1".into()))
+        };
+        assert_eq!(outcome.exit_code(), 7);
+        let text = outcome.message().unwrap();
+        let told =
+            "the guest crashed, but only after its command had ended, with status 7: rip 0x1";
+        assert_eq!(text, told);
     }
 
     #[test]

@@ -268,6 +268,16 @@ fn triple_fault_ends_with_112_and_restores_the_terminal() {
 }
 
 #[test]
+fn crash_after_the_status_is_told_and_leaves_the_status() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::crasher_after_status("ready\n", 7));
+    finish(guest.command(), b"")
+        .expect_code(7)
+        .expect_stdout("ready\n")
+        .expect_stderr("the guest crashed, but only after its command had ended, with status 7:");
+}
+
+#[test]
 fn panic_ends_with_113_and_restores_the_terminal() {
     let Some(_) = kvm() else { return };
     let guest = Guest::new(&tiny::resetter("Kernel panic - not syncing: boo\r\n"));
