@@ -121,6 +121,9 @@ impl<'a> EventLoop<'a> {
             if ready.output {
                 self.served.output.drain();
                 self.served.serial.resume_output();
+                if self.served.output.lost().is_some() {
+                    self.served.control.stop(Ending::OutputLost);
+                }
             }
             if ready.signal {
                 self.handle_signals();

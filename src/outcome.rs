@@ -51,6 +51,8 @@ pub enum Ending {
     Crash(String),
     /// A vCPU thread met an error of cottage's or the host's.
     Failure(String),
+    /// The guest's output could not be written; [`Outcome::lost_output`] has the error.
+    OutputLost,
     /// Ctrl-A x.
     Quit,
     /// A signal asked the process to end.
@@ -77,7 +79,7 @@ impl Outcome {
     pub fn exit_code(&self) -> u8 {
         match &self.ending {
             Ending::Signal(number) => SIGNAL_BASE.saturating_add(*number),
-            Ending::Failure(_) => VMM_FAILURE,
+            Ending::Failure(_) | Ending::OutputLost => VMM_FAILURE,
             _ if self.lost_output.is_some() => VMM_FAILURE,
             // Once the command's status is known, how the guest went down does not matter.
             _ if self.status.is_some() => self.status.unwrap_or(0),
@@ -104,6 +106,7 @@ impl Outcome {
         let text = match (&self.ending, &self.panic) {
             (Ending::Failure(text), _) => text.clone(),
             (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
+            (Ending::OutputLost, None) => return None,
             (Ending::Crash(text), _) => match self.status {
                 Some(status) => format!(
                     "the guest crashed, but only after its command had ended, with status {status}: \
@@ -127,8 +130,12 @@ impl Outcome {
 
     fn lost_text(&self) -> Option<String> {
         let error = self.lost_output.as_ref()?;
+        let ended = match self.ending {
+            Ending::OutputLost => "; so the guest was ended",
+            _ => "",
+        };
         Some(format!(
-            "console output was lost: cannot write to stdout: {error}"
+            "console output was lost: cannot write to stdout: {error}{ended}"
         ))
     }
 }
@@ -141,6 +148,7 @@ impl fmt::Display for Ending {
             Self::TripleFault(_) => "the guest crashed with a triple fault",
             Self::Crash(_) => "the guest crashed",
             Self::Failure(_) => "cottage failed",
+            Self::OutputLost => "output was lost",
             Self::Quit => "you quit",
             Self::Signal(_) => "a signal came",
         })
@@ -270,6 +278,22 @@ mod tests {
         };
         assert_eq!(outcome.exit_code(), VMM_FAILURE);
         assert!(outcome.message().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_ends_the_guest_and_says_so() {
+        let outcome = Outcome {
+            command_given: true,
+            lost_output: Some("No space left on device".to_owned()),
+            ..outcome(Ending::OutputLost)
+        };
+        assert_eq!(outcome.exit_code(), VMM_FAILURE);
+        let text = outcome.message().unwrap();
+        assert_eq!(
+            text,
+            "console output was lost: cannot write to stdout: No space left on device; so the guest \
+             was ended"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,12 +40,16 @@ pub enum Pushed {
     FirstToWait,
     /// There is no room; to be tried again after a drain.
     Refused,
+    /// It is lost: stdout cannot be written, [`Output::lost`] tells why.
+    Lost,
 }
 
 #[derive(Debug)]
 struct State {
     timeline: Arc<Timeline>,
     sink: Sink,
+    /// Whether stdout is a terminal.
+    terminal: bool,
     backlog: VecDeque<u8>,
     watch: PanicWatch,
     written: u64,
@@ -74,6 +78,7 @@ impl Output {
         Self(Mutex::new(State {
             timeline,
             sink,
+            terminal: io::stdout().is_terminal(),
             backlog: VecDeque::new(),
             watch: PanicWatch::default(),
             written: 0,
@@ -95,7 +100,10 @@ impl Output {
             state.timeline.note(Stage::FirstByte);
         }
         if done {
-            return Pushed::Done;
+            return match state.lost() {
+                Some(_) => Pushed::Lost,
+                None => Pushed::Done,
+            };
         }
         state.backlog.push_back(byte);
         if waiting == 0 {
@@ -153,11 +161,9 @@ impl Output {
         self.lock().watch.line()
     }
 
-    /// The error that made output be lost. A reader that went away (EPIPE) lost nothing it wanted.
+    /// The error that made output be lost, a full disk, say.
     pub fn lost(&self) -> Option<String> {
-        let state = self.lock();
-        let error = state.error.as_ref()?;
-        (error.kind() != io::ErrorKind::BrokenPipe).then(|| error.to_string())
+        self.lock().lost().map(io::Error::to_string)
     }
 
     /// Whether stdout is gone or broken, so that output is thrown away.
@@ -171,6 +177,17 @@ impl Output {
 }
 
 impl State {
+    /// The error, if it cost somebody something: a reader that went away lost nothing it wanted.
+    fn lost(&self) -> Option<&io::Error> {
+        let error = self.error.as_ref()?;
+        // EPIPE of pipes, ECONNRESET of sockets, EIO of a terminal that was closed.
+        let left = matches!(
+            error.kind(),
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+        ) || self.terminal && error.raw_os_error() == Some(libc::EIO);
+        (!left).then_some(error)
+    }
+
     /// Writes a prefix of `bytes` and returns its length; 0 means that the reader takes no more
     /// now. After an error everything counts as written: it is thrown away.
     fn write(&mut self, bytes: &[u8]) -> usize {
@@ -335,8 +352,19 @@ mod tests {
     fn full_disk_is_a_loss() {
         let output = memory(10);
         output.lock().error = Some(io::Error::from_raw_os_error(libc::ENOSPC));
-        assert_eq!(output.push(b'x'), Pushed::Done);
+        assert_eq!(output.push(b'x'), Pushed::Lost);
         assert!(output.lost().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn input_output_error_is_a_loss_unless_a_terminal_was_closed() {
+        let output = memory(10);
+        output.lock().error = Some(io::Error::from_raw_os_error(libc::EIO));
+        output.lock().terminal = false;
+        assert_eq!(output.push(b'x'), Pushed::Lost);
+        output.lock().terminal = true;
+        assert_eq!(output.push(b'x'), Pushed::Done);
+        assert_eq!(output.lost(), None);
     }
 
     #[test]
