@@ -218,6 +218,49 @@ fn ctrl_a_x_is_seen_while_nobody_looks_at_the_terminal() {
     terminal.ends_with(0);
 }
 
+#[test]
+fn ctrl_a_x_is_seen_after_words_that_nobody_reads() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1)); // the terminal is full now
+    terminal.type_keys(b"\x01h\x01s\x01h\x01s");
+    std::thread::sleep(Duration::from_millis(100));
+    terminal.type_keys(CTRL_A_X);
+    terminal.ends_with(0);
+    drop(looking_away);
+}
+
+#[test]
+fn words_appear_when_the_user_looks_again() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(BLOCKS));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.type_keys(b"\x01h");
+    std::thread::sleep(Duration::from_millis(100));
+    drop(looking_away);
+    terminal.wait_for("cottage: Ctrl-A x  quit");
+    terminal.ends_with(0);
+}
+
+#[test]
+fn sigterm_ends_cottage_while_nobody_looks_at_the_terminal() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.signal(Signal::TERM);
+    terminal.ends_with(143);
+    drop(looking_away);
+}
+
 // ---- the terminal afterwards, and cottage's own words ------------------------------------------------------------------
 
 /// Runs `kernel` on a terminal until it has said `ready`, then `signal` ends it with `code`.

@@ -6,26 +6,20 @@
 //! the UART's transmitter stays busy and the guest waits, as with any slow serial line. Nothing
 //! is lost, nothing grows.
 //!
-//! stdout's own description must not become non-blocking: the shell that started us shares it.
-//! So terminals and pipes are opened a second time; files are written directly, they never block.
+//! Read next: [`super::words`].
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FileType, Mode, OFlags};
 
 use super::panic_watch::PanicWatch;
+use super::sink::Sink;
 use crate::timeline::{Stage, Timeline};
 
 /// Bytes that wait for a slow reader before the guest has to.
 const MAX_BACKLOG: usize = 64 << 10; // 64 KiB
-/// What one write to a descriptor that may block is limited to: poll(2) promises a pipe as much.
-const CAUTIOUS_WRITE: usize = 512;
 
 /// The console's output.
 #[derive(Debug)]
@@ -57,21 +51,10 @@ struct State {
     error: Option<io::Error>,
 }
 
-#[derive(Debug)]
-enum Sink {
-    /// Writes at once or says EAGAIN: our own description, or a file.
-    Ready(File),
-    /// stdout itself, asked with poll(2) before each write.
-    Shared(io::Stdout),
-    /// The test suite's.
-    #[cfg(test)]
-    Memory { taken: Vec<u8>, room: usize },
-}
-
 impl Output {
     /// Output to stdout; the first byte is noted in `timeline`.
     pub fn stdout(timeline: Arc<Timeline>) -> Self {
-        Self::to(Sink::of_stdout(), timeline)
+        Self::to(Sink::of(rustix::stdio::stdout()), timeline)
     }
 
     fn to(sink: Sink, timeline: Arc<Timeline>) -> Self {
@@ -206,83 +189,6 @@ impl State {
             }
         }
     }
-}
-
-impl Sink {
-    fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let kind = rustix::fs::fstat(&stdout).map(|s| FileType::from_raw_mode(s.st_mode));
-        let own = match kind {
-            Ok(FileType::Fifo | FileType::CharacterDevice) => reopen_stdout(),
-            Ok(FileType::RegularFile | FileType::BlockDevice) => {
-                stdout.as_fd().try_clone_to_owned().ok().map(File::from)
-            }
-            _ => None,
-        };
-        // A socket cannot be opened again, and another user's terminal may not: ask before
-        // writing, then.
-        own.map_or(Self::Shared(stdout), Self::Ready)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Ready(file) => file.write(bytes),
-            Self::Shared(stdout) => {
-                let mut fds = [PollFd::new(stdout, PollFlags::OUT)];
-                if rustix::event::poll(&mut fds, Some(&Timespec::default()))? == 0 {
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                let cautious = bytes.get(..CAUTIOUS_WRITE).unwrap_or(bytes);
-                Ok(rustix::io::write(&*stdout, cautious)?)
-            }
-            #[cfg(test)]
-            Self::Memory { taken, room } => {
-                let n = bytes.len().min(*room);
-                taken.extend_from_slice(&bytes[..n]);
-                *room -= n;
-                if n == 0 {
-                    Err(io::ErrorKind::WouldBlock.into())
-                } else {
-                    Ok(n)
-                }
-            }
-        }
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Ready(file) => file.as_fd(),
-            Self::Shared(stdout) => stdout.as_fd(),
-            #[cfg(test)]
-            Self::Memory { .. } => rustix::stdio::stdout(),
-        }
-    }
-}
-
-/// A description of our own for what stdout is.
-fn reopen_stdout() -> Option<File> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc/self/fd/1", flags, Mode::empty())
-        .ok()
-        .map(File::from)
-}
-
-/// Writes `text` to stderr as cottage's own words, each line marked as such.
-///
-/// On a terminal that does not translate newlines, one alone would not return the carriage.
-pub fn say(text: &str) {
-    let end = if super::terminal::returns_carriage() {
-        "\n"
-    } else {
-        "\r\n"
-    };
-    let message: String = text
-        .lines()
-        .map(|line| format!("cottage: {line}{end}"))
-        .collect();
-    // Unbuffered and in one piece. If stderr is gone there is nobody left to tell.
-    let mut stderr = ManuallyDrop::new(io::stderr());
-    let _nobody_listens = stderr.write_all(message.as_bytes());
 }
 
 #[cfg(test)]
