@@ -10,7 +10,7 @@
 //!                              └─ backlog, drained here
 //! ```
 //!
-//! Read next: [`crate::vcpu`].
+//! Read next: [`crate::status`].
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,5 @@
 //! The line that `Ctrl-A s` prints.
+//! Read next: [`crate::timeline`].
 
 use std::fmt::Write;
 use std::sync::Arc;

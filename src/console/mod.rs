@@ -8,7 +8,8 @@
 //! - [`panic_watch`]: recognises a panicking kernel by what it prints;
 //! - [`signals`]: SIGTERM and its like as a file descriptor.
 //!
-//! Read next: [`crate::event_loop`], which moves bytes from here to the serial port.
+//! [`crate::event_loop`] moves bytes from here to the serial port.
+//! Read next: `sink`, then the modules in this order.
 
 mod sink;
 pub mod output;

@@ -7,6 +7,7 @@
 //! SIGKILL leaves no third.
 //!
 //! Source: termios(3).
+//! Read next: [`super::panic_watch`].
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};

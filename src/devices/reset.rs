@@ -2,6 +2,7 @@
 //! the line that resets the processor. `reboot=k`, our default, makes Linux use it.
 //!
 //! Source: `[i8042]` Linux `drivers/input/serio/i8042.h` and `arch/x86/kernel/reboot.c`, v6.12.
+//! Read next: [`super::sleep`].
 
 use crate::bus::{PortDevice, Request};
 

@@ -6,6 +6,7 @@
 //! Alarms and periodic interrupts are not emulated; setting the time is ignored.
 //!
 //! Source: `[mc146818]` Motorola MC146818A datasheet; Linux `include/linux/mc146818rtc.h`.
+//! Read next: [`super::pci`].
 
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};

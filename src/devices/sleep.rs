@@ -4,6 +4,7 @@
 //! Our init writes it directly, which also works in a kernel without ACPI.
 //!
 //! Source: `[acpi]` ACPI 6.4, section 4.8.3.7 "Sleep Control and Status Registers".
+//! Read next: [`super::report`].
 
 use crate::bus::{PortDevice, Request};
 

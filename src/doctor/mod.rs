@@ -11,8 +11,8 @@
 
 pub mod facts;
 pub mod gather;
-pub mod access;
 pub mod diagnose;
+pub mod access;
 pub mod report;
 
 use std::io::{self, IsTerminal};

@@ -1,6 +1,6 @@
 //! One run as a bar chart in the terminal, and the account of its VM exits as a table.
 //!
-//! Pure text from a [`MeasuredRun`]. Read next: [`super::report`].
+//! Pure text from a [`MeasuredRun`]. Read next: [`super::json`].
 
 use std::fmt::Write;
 
