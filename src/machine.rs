@@ -210,7 +210,12 @@ fn make_vm(
     kvm.check_vcpus(config.vcpus)?;
     let vm = kvm.create_vm(memory.clone())?;
     timeline.note(Stage::VmCreated);
-    vm.give_memory()?;
+    vm.give_memory().or_else(|refused| {
+        // Linux 6.1 refuses a slot beyond the processor's addresses by a bare EINVAL. Where KVM takes
+        // it, make_vcpus finds out.
+        vm.check_memory(cpuid::address_bits(&kvm.supported_cpuid()?))?;
+        Err(refused)
+    })?;
     if has_vmx() {
         vm.set_intel_pages()?;
     }

@@ -161,7 +161,7 @@ pub struct Vm {
 impl Vm {
     /// Succeeds if a processor with `bits` of physical address reaches all of guest RAM.
     ///
-    /// KVM itself takes a memory slot at any address; the guest would then fault on it.
+    /// KVM may take a memory slot at any address; the guest would then fault on it.
     ///
     /// # Errors
     /// [`Error::TooMuchMemory`] with all three numbers.
