@@ -431,6 +431,36 @@ fn reading_order_goes_into_a_module_before_the_next() {
     assert!(at("crate::memory::guest") < at("crate::loading"));
 }
 
+/// Targets of the Makefile.
+fn make_targets() -> Vec<String> {
+    let makefile = read("Makefile");
+    let rules = makefile
+        .lines()
+        .filter(|line| line.contains(": ") && line.contains("## "));
+    rules
+        .map(|line| line.split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn make_targets_and_benches_named_in_documents_exist() {
+    let (targets, manifest) = (make_targets(), read("Cargo.toml"));
+    let exists = |words: &[&str]| match words {
+        ["make", target] => targets.iter().any(|known| known == target),
+        ["--bench", name] => manifest.contains(&format!("[[bench]]\nname = \"{name}\"")),
+        _ => true,
+    };
+    let mut unknown = Vec::new();
+    for (document, text) in documents() {
+        for code in quoted(&text) {
+            let words: Vec<_> = code.split_whitespace().collect();
+            let bad = words.windows(2).filter(|pair| !exists(pair));
+            unknown.extend(bad.map(|pair| format!("{}: {pair:?}", document.display())));
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
 /// The decision records with their texts.
 fn records() -> Vec<(String, String)> {
     let all = files("docs/adr", "md").into_iter();

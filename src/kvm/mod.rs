@@ -218,8 +218,7 @@ impl Vm {
 
     /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
     ///
-    /// Why not KVM's full irqchip: docs/adr/0003. What a VM's end costs on this host:
-    /// `cottage run --timeline`, its last lines.
+    /// Why not KVM's full irqchip: docs/adr/0003. What either costs on this host: `make bench`.
     ///
     /// # Errors
     /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
