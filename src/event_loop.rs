@@ -1,8 +1,8 @@
 //! The event loop: the one thread besides the vCPUs.
 //!
-//! It waits for five things with one poll(2): typed bytes, room for printed ones and for cottage's own
-//! words, signals, and the machine's own wake-up ([`Control`]). Bytes the guest prints do not pass through here
-//! unless their reader is slow.
+//! It waits for five things with one poll(2): typed bytes, room for printed ones, room for
+//! cottage's own words, signals, and the machine's own wake-up ([`Control`]). Bytes the guest
+//! prints do not pass through here unless their reader is slow.
 //!
 //! ```text
 //!   stdin ──▶ keys for cottage? ──▶ input (bounded) ──▶ SerialPort ──▶ guest

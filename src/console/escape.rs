@@ -1,8 +1,8 @@
 //! Keys that are for cottage and not for the guest: Ctrl-A, then one more.
 //!
 //! In raw mode every key, Ctrl-C included, belongs to the guest; one must be left to get out.
-//! Ctrl-A is what kvmtool and QEMU use. Unlike theirs, our keys may be capitals: with Caps Lock on, a
-//! user must not be locked in.
+//! Ctrl-A is what kvmtool and QEMU use. The second key may be a capital, which QEMU does not take:
+//! with Caps Lock on, a user must not be locked in.
 //!
 //! Read next: [`super::terminal`].
 

@@ -17,7 +17,7 @@ use super::terminal;
 
 /// With so much waiting already, more words are dropped: nobody has read the first ones.
 const MAX_WAITING: usize = 4 << 10; // 4 KiB
-/// A terminal that takes nothing for so long has nobody in front of it; leaving does not wait for it.
+/// A terminal that takes nothing for so long has nobody in front of it; leaving does not wait.
 const PATIENCE: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,

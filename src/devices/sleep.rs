@@ -15,7 +15,8 @@ const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE: u8 = 0b111 << SLEEP_TYPE_SHIFT;
 /// SLP_EN, bit 5.
 const SLEEP_ENABLE: u8 = 1 << 5;
-/// The type "soft off". Any number from 0 to 7 would do: the DSDT's \_S5 object tells guests this one.
+/// The type "soft off". Any number from 0 to 7 would do: the DSDT's \_S5 object tells guests
+/// which it is.
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// What a guest writes to power off.
 const POWER_OFF: u8 = SLEEP_TYPE_S5 << SLEEP_TYPE_SHIFT | SLEEP_ENABLE;

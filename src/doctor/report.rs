@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 
-/// Where guests boot if not here, for a user with cottage's source and for one with the program alone.
+/// Where guests boot if not here: for a user who has only the program, and for one with the source.
 pub(super) const ELSEWHERE: &str = "copy this program to a machine with hardware KVM, or use \
     the testbed: `make boot` in cottage's source";
 

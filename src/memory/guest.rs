@@ -1,9 +1,9 @@
 //! Guest RAM: one host mapping, shown to the guest as one or two ranges.
 //!
 //! The mapping is private and anonymous, starts on a 2 MiB boundary and is advised to use huge
-//! pages: a nested page fault then brings 2 MiB instead of 4 KiB (docs/boot-trace.md counts them by
-//! `tests/testbed/trace.sh`). The host hands out zeroed pages only when they are touched, so a guest's
-//! memory size costs nothing by itself.
+//! pages: a nested page fault then brings 2 MiB instead of 4 KiB (docs/boot-trace.md counts them
+//! by `tests/testbed/trace.sh`). The host hands out zeroed pages only when they are touched, so a
+//! guest's memory size costs nothing by itself.
 //!
 //! This is one of the rooms where `unsafe` is allowed. Everybody else gets bounds-checked copies.
 //! Sources: Linux `Documentation/admin-guide/mm/transhuge.rst`; mmap(2), madvise(2), pread(2).

@@ -90,8 +90,8 @@ pub enum Error {
 /// Builds the tables of a machine with `vcpus` processors and virtio-mmio `devices`.
 ///
 /// # Errors
-/// [`Error::TooLarge`] when they do not fit `layout::ACPI_TABLES_MAX_SIZE`; that takes many times the
-/// processors that cottage gives a guest, or hundreds of devices.
+/// [`Error::TooLarge`] when they do not fit `layout::ACPI_TABLES_MAX_SIZE`; that takes many times
+/// the processors that cottage gives a guest, or hundreds of devices.
 pub fn build(vcpus: u32, devices: &[MmioDevice]) -> Result<AcpiImage, Error> {
     // Pointers go from the first table to the last, so the last is placed first: the sizes of
     // the tables before it do not depend on what they point to.

@@ -80,8 +80,8 @@ pub(crate) fn crasher(text: &str) -> Vec<u8> {
     elf(&[&print(text)[..], &fault].concat())
 }
 
-/// Prints `text`, reports `status`, then fetches an instruction from the I/O APIC's registers: KVM can
-/// run nothing there.
+/// Prints `text`, reports `status`, then fetches an instruction from the I/O APIC's registers: KVM
+/// can run nothing there.
 pub(crate) fn crasher_after_status(text: &str, status: u8) -> Vec<u8> {
     let report_and_jump = [
         0x66, 0xba, 0x04, 0x07, // mov dx, 0x704

@@ -200,7 +200,7 @@ fn decode(algorithm: Algorithm, input: &mut Input<'_>, output: &mut Output) -> i
 /// Unpacks zstd straight into the output, whose length is known.
 ///
 /// The stream would copy everything through a window of up to 128 MiB first, and zstd is what many
-/// distributions pack with. `cottage run --timeline --kernel FILE` shows what loading a kernel takes.
+/// distributions pack with. `cottage run --timeline --kernel FILE` shows what loading takes.
 fn zstd_at_once(input: &mut Input<'_>, output: &mut Output) -> io::Result<()> {
     let mut packed = Vec::new();
     input.read_to_end(&mut packed)?;
