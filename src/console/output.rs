@@ -9,7 +9,7 @@
 //! Read next: [`super::words`].
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -42,8 +42,6 @@ pub enum Pushed {
 struct State {
     timeline: Arc<Timeline>,
     sink: Sink,
-    /// Whether stdout is a terminal.
-    terminal: bool,
     backlog: VecDeque<u8>,
     watch: PanicWatch,
     written: u64,
@@ -61,7 +59,6 @@ impl Output {
         Self(Mutex::new(State {
             timeline,
             sink,
-            terminal: io::stdout().is_terminal(),
             backlog: VecDeque::new(),
             watch: PanicWatch::default(),
             written: 0,
@@ -160,15 +157,10 @@ impl Output {
 }
 
 impl State {
-    /// The error, if it cost somebody something: a reader that went away lost nothing it wanted.
+    /// The error, if it cost somebody something.
     fn lost(&self) -> Option<&io::Error> {
         let error = self.error.as_ref()?;
-        // EPIPE of pipes, ECONNRESET of sockets, EIO of a terminal that was closed.
-        let left = matches!(
-            error.kind(),
-            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-        ) || self.terminal && error.raw_os_error() == Some(libc::EIO);
-        (!left).then_some(error)
+        (!reader_left(error, || self.sink.is_device())).then_some(error)
     }
 
     /// Writes a prefix of `bytes` and returns its length; 0 means that the reader takes no more
@@ -188,6 +180,15 @@ impl State {
                 }
             }
         }
+    }
+}
+
+/// Whether the error says that the reader went away, who lost nothing that was wanted: EPIPE of a
+/// pipe, ECONNRESET of a socket, EIO of a terminal that was closed.
+fn reader_left(error: &io::Error, is_device: impl FnOnce() -> bool) -> bool {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => true,
+        _ => error.raw_os_error() == Some(libc::EIO) && is_device(),
     }
 }
 
@@ -264,13 +265,11 @@ mod tests {
 
     #[test]
     fn input_output_error_is_a_loss_unless_a_terminal_was_closed() {
-        let output = memory(10);
-        output.lock().error = Some(io::Error::from_raw_os_error(libc::EIO));
-        output.lock().terminal = false;
-        assert_eq!(output.push(b'x'), Pushed::Lost);
-        output.lock().terminal = true;
-        assert_eq!(output.push(b'x'), Pushed::Done);
-        assert_eq!(output.lost(), None);
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        assert!(!reader_left(&error(libc::EIO), || false));
+        assert!(reader_left(&error(libc::EIO), || true));
+        assert!(reader_left(&error(libc::ECONNRESET), || false));
+        assert!(!reader_left(&error(libc::ENOSPC), || true));
     }
 
     #[test]

@@ -78,6 +78,12 @@ impl Sink {
         }
     }
 
+    /// Whether this is a character device; of those, terminals can be written and closed.
+    pub(super) fn is_device(&self) -> bool {
+        rustix::fs::fstat(self.fd())
+            .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice)
+    }
+
     /// For poll(2).
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
