@@ -3,6 +3,8 @@
  *
  *     floor                     runs a guest of five instructions that is built in
  *     floor KERNEL INITRAMFS    loads both files first, and runs the kernel from its entry point
+ *     floor --irqchip=full ...  the same with all of KVM's interrupt controllers
+ *     floor --irqchip=first ... those, made before the memory: the order that costs most
  *
  * `make bench` measures cottage against it: no VMM that makes the same calls can be faster, so the
  * distance is what cottage could still gain. It is no VMM itself: it checks little, knows one
@@ -225,13 +227,21 @@ static void run(int vcpu, struct kvm_run *state)
 
 int main(int count, char **arguments)
 {
+	enum { SPLIT, FULL, FULL_FIRST } irqchip = SPLIT;
+	if (count > 1 && strncmp(arguments[1], "--irqchip=", 10) == 0) {
+		irqchip = strcmp(arguments[1], "--irqchip=first") == 0 ? FULL_FIRST : FULL;
+		count--;
+		arguments++;
+	}
 	if (count != 1 && count != 3)
-		errx(2, "usage: floor [KERNEL INITRAMFS]");
+		errx(2, "usage: floor [--irqchip=full|first] [KERNEL INITRAMFS]");
 
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		err(1, "/dev/kvm");
 	int vm = call(kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM");
+	if (irqchip == FULL_FIRST)
+		call(vm, KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP");
 
 	uint8_t *ram = map_ram();
 	uint64_t entry = CODE;
@@ -248,7 +258,10 @@ int main(int count, char **arguments)
 	call(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
 
 	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { IOAPIC_PINS } };
-	call(vm, KVM_ENABLE_CAP, &split, "KVM_CAP_SPLIT_IRQCHIP");
+	if (irqchip == SPLIT)
+		call(vm, KVM_ENABLE_CAP, &split, "KVM_CAP_SPLIT_IRQCHIP");
+	if (irqchip == FULL)
+		call(vm, KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP");
 
 	int vcpu = call(vm, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
 	int size = call(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");

@@ -56,6 +56,7 @@ fn main() {
         &large,
         runs,
     );
+    irqchips(&subjects, &small, runs);
     by_size(&subjects[0], &small, runs);
     file_sizes(&subjects);
     footprints(&subjects, &asleep);
@@ -154,6 +155,19 @@ impl std::fmt::Display for Times {
     fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
         let [first, gone] = [&self.first_output, &self.gone].map(|times| stats::summary(times));
         write!(to, "{first:28}{gone}")
+    }
+}
+
+/// What the split irqchip saves: docs/adr/0003-split-irqchip.md.
+fn irqchips(subjects: &[Subject], guest: &Guest, runs: usize) {
+    for subject in subjects {
+        if let Subject::Floor(program) = subject {
+            let with = |name, flag| Subject::FloorWith(program.clone(), name, flag);
+            let full = with("full irqchip", "--irqchip=full");
+            let first = with("full, first", "--irqchip=first");
+            let all = [subject.clone(), full, first];
+            compare("the floor's irqchip, a kernel of 5 KiB", &all, guest, runs);
+        }
     }
 }
 

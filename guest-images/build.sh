@@ -46,19 +46,17 @@ build_debian_cloud() {
 }
 
 [ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud ..."
-# One build at a time: two would write the same files.
 mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock -n 9 || { say "waiting for another build to finish"; flock 9; }
 for image; do
+  # In a shell of its own, whose end gives back the image's lock, and the source's if it was taken.
   case $image in
-    tiny | full) "$images/kernel/build.sh" "$image" ;;
-    init) build_init ;;
+    tiny | full) (lock "$image"; "$images/kernel/build.sh" "$image") 8>"$cache/lock.source" ;;
+    init) (lock init; build_init) ;;
     initramfs)
-      build_init
-      "$images/initramfs/build.sh"
+      (lock init; build_init)
+      (lock initramfs; "$images/initramfs/build.sh") 8>"$cache/lock.source"
       ;;
-    debian-cloud) build_debian_cloud ;;
+    debian-cloud) (lock debian-cloud; build_debian_cloud) ;;
     *) die "unknown image $image; there are tiny, full, init, initramfs and debian-cloud" ;;
   esac
 done

@@ -22,6 +22,14 @@ pinned() {
   ' "$images/manifest.toml"
 }
 
+# lock NAME [FD]: waits until nobody else has NAME; held until the last process that has the
+# descriptor ends. A lock for each image: whoever builds `full` must not keep others from `tiny`.
+lock() {
+  local fd=${2:-9}
+  if [ "$fd" = 9 ]; then exec 9>"$cache/lock.$1"; fi
+  flock -n "$fd" || { say "waiting for another build: it has $1"; flock "$fd"; }
+}
+
 # need_space DIR MEGABYTES PURPOSE: refuses before a full disk does it half-way.
 need_space() {
   local free
@@ -72,6 +80,8 @@ run_apt() {
 # its name in a release that manifest.toml does not pin.
 fetch() {
   local dir=$cache/deb/$1 sha256
+  # In a shell of its own, that of the caller's $(fetch ...), which gives the lock back.
+  lock downloads
   sha256=$(pinned "$1" sha256)
   # "pin" is written last: it says for which pin the file was fetched completely.
   if [ ! -f "$dir/pin" ] || [ "$(cat "$dir/pin")" != "$sha256" ]; then

@@ -6,6 +6,7 @@
 //! `readelf -S cottage` shows them.
 //!
 //! Source: `[elf]` System V ABI, chapter 4, "Sections".
+//! Read next: [`crate::boot`].
 
 use std::fs::File;
 use std::io;

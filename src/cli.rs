@@ -2,6 +2,7 @@
 //!
 //! Only parsing and `--help`; no file is opened here and nothing is decided. What the flags mean
 //! is [`crate::config`]'s business.
+//! Read next: [`crate::config`].
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //!
 //! All refusals that need no file and no KVM are here. After this point no value is checked
 //! again and no `Option` stands for a default.
-//! Read next: [`crate::machine`].
+//! Read next: [`crate::outcome`].
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

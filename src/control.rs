@@ -7,6 +7,7 @@
 //! ```
 //!
 //! The first reason wins: when one vCPU resets the machine, others may fault on the way down.
+//! Read next: [`crate::event_loop`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

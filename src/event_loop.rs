@@ -1,8 +1,8 @@
 //! The event loop: the one thread besides the vCPUs.
 //!
-//! It waits for four things with one poll(2): typed bytes, room for printed ones, signals, and
-//! the machine's own wake-up ([`Control`]). Bytes the guest prints do not pass through here
-//! unless their reader is slow.
+//! It waits for five things with one poll(2): typed bytes, room for printed ones, room for
+//! cottage's own words, signals, and the machine's own wake-up ([`Control`]). Bytes the guest
+//! prints do not pass through here unless their reader is slow.
 //!
 //! ```text
 //!   stdin ──▶ keys for cottage? ──▶ input (bounded) ──▶ SerialPort ──▶ guest
@@ -10,20 +10,21 @@
 //!                              └─ backlog, drained here
 //! ```
 //!
-//! Read next: [`crate::vcpu`].
+//! Read next: [`crate::status`].
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::console::escape::{Command, HELP, KeyFilter};
-use crate::console::output::{Output, say};
+use crate::console::output::Output;
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::console::terminal;
+use crate::console::words::Words;
 use crate::control::Control;
 use crate::devices::report::{MARK_READY, MarkPort};
 use crate::devices::serial::SerialPort;
@@ -77,6 +78,7 @@ pub struct EventLoop<'a> {
     end_signs: u8,
     burst: usize,
     output_fd: OwnedFd,
+    words: Words,
 }
 
 /// What poll(2) found.
@@ -85,6 +87,7 @@ struct Ready {
     stdin: bool,
     signal: bool,
     output: bool,
+    words: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -102,6 +105,7 @@ impl<'a> EventLoop<'a> {
             end_signs: 0,
             burst: 0,
             output_fd: served.output.poll_fd()?,
+            words: Words::default(),
         })
     }
 
@@ -121,6 +125,12 @@ impl<'a> EventLoop<'a> {
             if ready.output {
                 self.served.output.drain();
                 self.served.serial.resume_output();
+                if self.served.output.lost().is_some() {
+                    self.served.control.stop(Ending::OutputLost);
+                }
+            }
+            if ready.words {
+                self.words.drain();
             }
             if ready.signal {
                 self.handle_signals();
@@ -176,36 +186,40 @@ impl<'a> EventLoop<'a> {
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        let stdin = rustix::stdio::stdin();
         let max_input = if self.keys.is_some() {
             MAX_TYPED
         } else {
             MAX_PIPED
         };
-        // poll(2) ignores what asks for nothing only if it is left out: a closed stdin would
-        // report its end for ever.
         let read_stdin = self.stdin_open && self.input.len() < max_input;
+        let stdin = read_stdin.then(rustix::stdio::stdin);
         let write_output = self.served.output.waiting();
+        let output = write_output.then(|| self.output_fd.as_fd());
+        let words = self.words.waiting_for();
+        // What is not waited for must be left out, or a closed stdin would report its end for ever:
+        // the wake-up stands in its place.
+        let wake = self.served.control.wake_fd();
+        let or_wake = |fd: Option<_>, flags| match fd {
+            Some(fd) => PollFd::from_borrowed_fd(fd, flags),
+            None => PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        };
         let mut fds = [
-            PollFd::from_borrowed_fd(self.served.control.wake_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.signals.fd(), PollFlags::IN),
-            PollFd::new(&self.output_fd, PollFlags::OUT),
-            PollFd::from_borrowed_fd(stdin, PollFlags::IN),
+            or_wake(stdin, PollFlags::IN),
+            or_wake(output, PollFlags::OUT),
+            or_wake(words, PollFlags::OUT),
         ];
-        if !write_output {
-            fds.swap(2, 3);
-        }
-        let used = 2 + usize::from(write_output) + usize::from(read_stdin);
-        let used = fds.split_at_mut(used).0;
-        match rustix::event::poll(used, None) {
+        match rustix::event::poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }
-        let ready = |at: usize| used.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let [_, signal, typed, room, words_room] = fds.map(|fd| !fd.revents().is_empty());
         Ok(Ready {
-            signal: ready(1),
-            output: write_output && ready(2),
-            stdin: read_stdin && ready(if write_output { 3 } else { 2 }),
+            signal,
+            stdin: stdin.is_some() && typed,
+            output: output.is_some() && room,
+            words: words.is_some() && words_room,
         })
     }
 
@@ -233,8 +247,8 @@ impl<'a> EventLoop<'a> {
         for command in commands {
             match command {
                 Command::Quit => self.served.control.stop(Ending::Quit),
-                Command::Help => say(HELP),
-                Command::Status => say(&status_line()),
+                Command::Help => self.words.say(HELP),
+                Command::Status => self.words.say(&status_line()),
             }
         }
     }
@@ -270,6 +284,7 @@ impl<'a> EventLoop<'a> {
         let patient = !matches!(ending, Ending::Quit | Ending::Signal(_));
         loop {
             self.served.serial.resume_output();
+            self.words.drain();
             if self.served.output.drain() || !patient {
                 return;
             }

@@ -10,6 +10,7 @@
 //!
 //! The reader is `guest-images/init`. Source: Linux
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
+//! Read next: [`crate::vcpu`].
 
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;

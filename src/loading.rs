@@ -2,7 +2,7 @@
 //!
 //! The step of [`crate::machine`] that touches guest memory and no KVM. Formats and protocols are
 //! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
-//! Read next: [`crate::kvm`].
+//! Read next: [`crate::bundle`].
 
 use crate::boot::blob::{self, Blob};
 use crate::boot::initramfs::{Initramfs, InitramfsRange};

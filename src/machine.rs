@@ -93,7 +93,10 @@ impl Error {
     /// The exit status this error ends the process with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Loading(_) | Self::Kvm(kvm::Error::TooManyVcpus { .. }) => USER_ERROR,
+            Self::Loading(_)
+            | Self::Kvm(kvm::Error::TooManyVcpus { .. } | kvm::Error::TooMuchMemory { .. }) => {
+                USER_ERROR
+            }
             _ => VMM_FAILURE,
         }
     }
@@ -190,10 +193,10 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
     ports.claim(I8042_PORT, I8042_PORTS, Arc::new(ResetLine))?;
     ports.claim(RTC_PORT, RTC_PORTS, Arc::new(Rtc::new()))?;
     ports.claim(ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, Arc::new(SleepControl))?;
-    let bridge = Arc::new(PciHostBridge::default());
-    ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
     ports.claim(BOOT_MARK_PORT, BOOT_MARK_PORTS, served.marks.clone())?;
     ports.claim(EXIT_STATUS_PORT, EXIT_STATUS_PORTS, status.clone())?;
+    let bridge = Arc::new(PciHostBridge::default());
+    ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
     Ok(ports)
 }
 
@@ -207,7 +210,12 @@ fn make_vm(
     kvm.check_vcpus(config.vcpus)?;
     let vm = kvm.create_vm(memory.clone())?;
     timeline.note(Stage::VmCreated);
-    vm.give_memory()?;
+    vm.give_memory().or_else(|refused| {
+        // Linux 6.1 refuses a slot beyond the processor's addresses by a bare EINVAL. Where KVM takes
+        // it, make_vcpus finds out.
+        vm.check_memory(cpuid::address_bits(&kvm.supported_cpuid()?))?;
+        Err(refused)
+    })?;
     if has_vmx() {
         vm.set_intel_pages()?;
     }
@@ -228,7 +236,9 @@ fn make_vcpus(
         tsc_deadline: kvm.has_tsc_deadline(),
         host_is_tcg: cpuid::host_is_tcg(),
     };
-    let mut cpuid = cpuid::for_machine(kvm.supported_cpuid()?, machine);
+    let supported = kvm.supported_cpuid()?;
+    vm.check_memory(cpuid::address_bits(&supported))?;
+    let mut cpuid = cpuid::for_machine(supported, machine);
     timeline.note(Stage::CpuidKnown);
     let msrs = msr::list();
     let mut vcpus = Vec::with_capacity(count as usize);

@@ -1,4 +1,5 @@
 //! How a run ends, and the exit status that says so. The table in README and `--help` is this.
+//! Read next: [`crate::machine`].
 
 use std::fmt;
 
@@ -18,7 +19,7 @@ pub const SIGNAL_BASE: u8 = 128;
 /// Printed under `cottage run --help`.
 pub const EXIT_STATUS_HELP: &str = "\
 Exit status:
-  0-255  the status of the guest's command or shell, when it reported one
+  0-255  the status of the guest's command or shell, once reported; a crash after it is told in words
   0      the guest powered off or reset without having been given a command
   110    user error: a flag, a file or its contents; nothing was started
   111    cottage or the host failed: no KVM, no memory, an I/O error
@@ -51,6 +52,8 @@ pub enum Ending {
     Crash(String),
     /// A vCPU thread met an error of cottage's or the host's.
     Failure(String),
+    /// The guest's output could not be written; [`Outcome::lost_output`] has the error.
+    OutputLost,
     /// Ctrl-A x.
     Quit,
     /// A signal asked the process to end.
@@ -77,7 +80,7 @@ impl Outcome {
     pub fn exit_code(&self) -> u8 {
         match &self.ending {
             Ending::Signal(number) => SIGNAL_BASE.saturating_add(*number),
-            Ending::Failure(_) => VMM_FAILURE,
+            Ending::Failure(_) | Ending::OutputLost => VMM_FAILURE,
             _ if self.lost_output.is_some() => VMM_FAILURE,
             // Once the command's status is known, how the guest went down does not matter.
             _ if self.status.is_some() => self.status.unwrap_or(0),
@@ -104,7 +107,15 @@ impl Outcome {
         let text = match (&self.ending, &self.panic) {
             (Ending::Failure(text), _) => text.clone(),
             (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
-            (Ending::Crash(text), _) => format!("the guest crashed: {text}"),
+            (Ending::OutputLost, None) => return None,
+            (Ending::Crash(text), _) => match self.status {
+                Some(status) => format!(
+                    "the guest crashed, but only after its command had ended, with status {status}: \
+                     {text}"
+                ),
+                None => format!("the guest crashed: {text}"),
+            },
+            // Reset and triple fault are ways to go down, too: `reboot=t` asks for the latter.
             _ if self.status.is_some() => return None,
             (_, Some(line)) => format!("the guest's kernel panicked: {line}"),
             (Ending::TripleFault(text), None) => {
@@ -120,8 +131,12 @@ impl Outcome {
 
     fn lost_text(&self) -> Option<String> {
         let error = self.lost_output.as_ref()?;
+        let ended = match self.ending {
+            Ending::OutputLost => "; so the guest was ended",
+            _ => "",
+        };
         Some(format!(
-            "console output was lost: cannot write to stdout: {error}"
+            "console output was lost: cannot write to stdout: {error}{ended}"
         ))
     }
 }
@@ -134,6 +149,7 @@ impl fmt::Display for Ending {
             Self::TripleFault(_) => "the guest crashed with a triple fault",
             Self::Crash(_) => "the guest crashed",
             Self::Failure(_) => "cottage failed",
+            Self::OutputLost => "output was lost",
             Self::Quit => "you quit",
             Self::Signal(_) => "a signal came",
         })
@@ -183,6 +199,20 @@ mod tests {
             assert_eq!(outcome.exit_code(), 7);
             assert_eq!(outcome.message(), None);
         }
+    }
+
+    #[test]
+    fn crash_after_the_status_is_told_and_leaves_the_status() {
+        let outcome = Outcome {
+            status: Some(7),
+            command_given: true,
+            ..outcome(Ending::Crash("rip 0x1".into()))
+        };
+        assert_eq!(outcome.exit_code(), 7);
+        let text = outcome.message().unwrap();
+        let told =
+            "the guest crashed, but only after its command had ended, with status 7: rip 0x1";
+        assert_eq!(text, told);
     }
 
     #[test]
@@ -249,6 +279,22 @@ mod tests {
         };
         assert_eq!(outcome.exit_code(), VMM_FAILURE);
         assert!(outcome.message().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn output_that_cannot_be_written_ends_the_guest_and_says_so() {
+        let outcome = Outcome {
+            command_given: true,
+            lost_output: Some("No space left on device".to_owned()),
+            ..outcome(Ending::OutputLost)
+        };
+        assert_eq!(outcome.exit_code(), VMM_FAILURE);
+        let text = outcome.message().unwrap();
+        assert_eq!(
+            text,
+            "console output was lost: cannot write to stdout: No space left on device; so the guest \
+             was ended"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! The line that `Ctrl-A s` prints.
+//! Read next: [`crate::timeline`].
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ impl StatusLine {
             self.memory.size() >> 20,
         );
         if let Some(resident) = resident_mib() {
-            // Nearly all of it is guest memory: cottage itself is about one MiB.
+            // Guest memory and cottage's own; `cottage run --timeline` tells the two apart.
             let _infallible = write!(line, " ({resident} MiB of the host's in use)");
         }
         let _infallible = write!(line, ", {} bytes printed", self.output.written());

@@ -131,6 +131,15 @@ fn ctrl_a_x_quits_with_success() {
 }
 
 #[test]
+fn ctrl_a_x_in_capitals_quits_too() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::sleeper("ready"));
+    let mut terminal = guest.ready_on_terminal();
+    terminal.type_keys(b"\x01X");
+    terminal.ends_with(0);
+}
+
+#[test]
 fn ctrl_a_h_prints_the_keys() {
     let Some(_) = kvm() else { return };
     let guest = Guest::new(&tiny::echo());
@@ -209,6 +218,50 @@ fn ctrl_a_x_is_seen_while_nobody_looks_at_the_terminal() {
     terminal.ends_with(0);
 }
 
+#[test]
+fn ctrl_a_x_is_seen_after_words_that_nobody_reads() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1)); // the terminal is full now
+    terminal.type_keys(b"\x01h\x01s\x01h\x01s");
+    std::thread::sleep(Duration::from_millis(100));
+    terminal.type_keys(CTRL_A_X);
+    terminal.ends_with(0);
+    drop(looking_away);
+}
+
+#[test]
+fn words_appear_when_the_user_looks_again() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.type_keys(b"\x01h");
+    std::thread::sleep(Duration::from_millis(100));
+    drop(looking_away);
+    terminal.wait_for("cottage: Ctrl-A x  quit");
+    terminal.type_keys(CTRL_A_X);
+    terminal.ends_with(0);
+}
+
+#[test]
+fn sigterm_ends_cottage_while_nobody_looks_at_the_terminal() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
+    let looking_away = terminal.look_away();
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.signal(Signal::TERM);
+    terminal.ends_with(143);
+    drop(looking_away);
+}
+
 // ---- the terminal afterwards, and cottage's own words ------------------------------------------------------------------
 
 /// Runs `kernel` on a terminal until it has said `ready`, then `signal` ends it with `code`.
@@ -259,6 +312,16 @@ fn triple_fault_ends_with_112_and_restores_the_terminal() {
 }
 
 #[test]
+fn crash_after_the_status_is_told_and_leaves_the_status() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::crasher_after_status("ready\n", 7));
+    finish(guest.command(), b"")
+        .expect_code(7)
+        .expect_stdout("ready\n")
+        .expect_stderr("the guest crashed, but only after its command had ended, with status 7:");
+}
+
+#[test]
 fn panic_ends_with_113_and_restores_the_terminal() {
     let Some(_) = kvm() else { return };
     let guest = Guest::new(&tiny::resetter("Kernel panic - not syncing: boo\r\n"));
@@ -288,6 +351,15 @@ fn closed_terminal_ends_with_sighups_status() {
     let Some(_) = kvm() else { return };
     let guest = Guest::new(&tiny::sleeper("ready"));
     let terminal = guest.ready_on_terminal();
+    assert_eq!(terminal.hang_up(), 129);
+}
+
+#[test]
+fn closed_terminal_of_a_guest_that_prints_ends_with_sighups_status() {
+    let Some(_) = kvm() else { return };
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
+    let mut terminal = guest.on_terminal();
+    terminal.wait_for("abcdefghij");
     assert_eq!(terminal.hang_up(), 129);
 }
 
@@ -409,13 +481,12 @@ fn full_disk_ends_with_111_and_says_so() {
 }
 
 #[test]
-fn full_disk_is_told_of_beside_a_crash() {
+fn full_disk_ends_a_guest_that_would_print_for_ever() {
     let Some(_) = kvm() else { return };
-    let guest = Guest::new(&tiny::resetter("Kernel panic - not syncing: boo\n"));
+    let guest = Guest::new(&tiny::pattern(u32::MAX));
     redirected(&guest, ">/dev/full")
         .expect_code(111)
-        .expect_stderr("the guest's kernel panicked")
-        .expect_stderr("console output was lost");
+        .expect_stderr("No space left on device (os error 28); so the guest was ended");
 }
 
 #[test]

@@ -372,6 +372,95 @@ fn readme_lists_the_modules_in_reading_order() {
     assert_eq!(listed, modules);
 }
 
+/// Modules below `file` in reading order, each with its file: a module's own modules follow it.
+fn modules_below(file: &Path, path: &str) -> Vec<(String, PathBuf)> {
+    let text = fs::read_to_string(file).unwrap();
+    let declared = text.lines().filter_map(|line| {
+        let name = line.strip_prefix("pub ").unwrap_or(line);
+        name.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    let mut found = Vec::new();
+    // What only tests use is no part of the story.
+    for name in declared.filter(|name| *name != "testing") {
+        let folder = file.parent().unwrap();
+        let alone = folder.join(name).with_extension("rs");
+        let with_more = folder.join(name).join("mod.rs");
+        let own = if alone.exists() { alone } else { with_more };
+        let below = modules_below(&own, &format!("{path}::{name}"));
+        found.push((format!("{path}::{name}"), own));
+        found.extend(below);
+    }
+    found
+}
+
+/// Where the head of `file`, module `path`, says to go on; `None` if it does not say.
+fn read_next(path: &str, file: &Path) -> Option<String> {
+    let text = fs::read_to_string(file).unwrap();
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let head: Vec<_> = lines.map(str::trim).collect();
+    let head = head.join(" ");
+    let target = head.split_once("Read next: ")?.1.split('`').nth(1)?;
+    let target = target.trim_start_matches("mod@");
+    let parent = path.rsplit_once("::").unwrap().0;
+    Some(match target.split_once("::") {
+        Some(("crate", _)) => target.to_owned(),
+        Some(("super", name)) => format!("{parent}::{name}"),
+        _ => format!("{path}::{target}"),
+    })
+}
+
+#[test]
+fn read_next_leads_from_module_to_module_in_reading_order() {
+    let modules = modules_below(&root().join("src/lib.rs"), "crate");
+    let mut wrong = Vec::new();
+    for pair in modules.windows(2) {
+        let (path, file) = &pair[0];
+        let told = read_next(path, file);
+        if told.as_ref() != Some(&pair[1].0) {
+            wrong.push(format!("{path} leads to {told:?}, not to {}", pair[1].0));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn reading_order_goes_into_a_module_before_the_next() {
+    let modules = modules_below(&root().join("src/lib.rs"), "crate");
+    let at = |wanted: &str| modules.iter().position(|(path, _)| path == wanted).unwrap();
+    assert_eq!(at("crate::memory::layout"), at("crate::memory") + 1);
+    assert!(at("crate::memory::guest") < at("crate::loading"));
+}
+
+/// Targets of the Makefile.
+fn make_targets() -> Vec<String> {
+    let makefile = read("Makefile");
+    let rules = makefile
+        .lines()
+        .filter(|line| line.contains(": ") && line.contains("## "));
+    rules
+        .map(|line| line.split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn make_targets_and_benches_named_in_documents_exist() {
+    let (targets, manifest) = (make_targets(), read("Cargo.toml"));
+    let exists = |words: &[&str]| match words {
+        ["make", target] => targets.iter().any(|known| known == target),
+        ["--bench", name] => manifest.contains(&format!("[[bench]]\nname = \"{name}\"")),
+        _ => true,
+    };
+    let mut unknown = Vec::new();
+    for (document, text) in documents() {
+        for code in quoted(&text) {
+            let words: Vec<_> = code.split_whitespace().collect();
+            let bad = words.windows(2).filter(|pair| !exists(pair));
+            unknown.extend(bad.map(|pair| format!("{}: {pair:?}", document.display())));
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
 /// The decision records with their texts.
 fn records() -> Vec<(String, String)> {
     let all = files("docs/adr", "md").into_iter();

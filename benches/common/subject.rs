@@ -12,6 +12,8 @@ pub(crate) enum Subject {
     Cottage(PathBuf),
     /// `benches/floor.c`, built.
     Floor(PathBuf),
+    /// The same with another irqchip: its name here, and what `benches/floor.c` calls it.
+    FloorWith(PathBuf, &'static str, &'static str),
     /// QEMU's smallest machine, as lean as its options make it.
     Qemu(Vec<String>),
 }
@@ -43,6 +45,7 @@ impl Subject {
         match self {
             Self::Cottage(_) => "cottage",
             Self::Floor(_) => "floor",
+            Self::FloorWith(_, name, _) => name,
             Self::Qemu(_) => "QEMU microvm",
         }
     }
@@ -51,13 +54,8 @@ impl Subject {
     pub(crate) fn command(&self, machine: &Machine) -> Command {
         let mut command = match self {
             Self::Cottage(program) => cottage(program, machine),
-            Self::Floor(program) => {
-                let mut command = Command::new(program);
-                command
-                    .arg(&machine.guest.kernel)
-                    .arg(&machine.guest.initramfs);
-                command
-            }
+            Self::Floor(program) => floor(program, &[], machine),
+            Self::FloorWith(program, _, irqchip) => floor(program, &[irqchip], machine),
             Self::Qemu(words) => qemu(words, machine),
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -80,6 +78,15 @@ fn cottage(program: &PathBuf, machine: &Machine) -> Command {
     if let Some(cmdline) = machine.cmdline {
         command.arg("--cmdline").arg(cmdline);
     }
+    command
+}
+
+fn floor(program: &PathBuf, flags: &[&str], machine: &Machine) -> Command {
+    let mut command = Command::new(program);
+    command
+        .args(flags)
+        .arg(&machine.guest.kernel)
+        .arg(&machine.guest.initramfs);
     command
 }
 

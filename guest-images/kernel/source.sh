@@ -4,6 +4,11 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../common.sh
 . "$(dirname "$0")/../common.sh"
 
+# Nobody may replace the source while it is used: descriptor 8 is ../build.sh's, so the lock is held
+# until the image is built. Kernels are thus built one after the other; one that is up to date does
+# not come here.
+lock source 8
+
 tree=$cache/linux
 wanted=$(pinned linux-source sha256)
 if [ -f "$tree/debian-version" ] && [ "$(cat "$tree/wanted-sha256")" = "$wanted" ]; then exit 0; fi

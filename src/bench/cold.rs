@@ -4,7 +4,7 @@
 //! rest of the host stays as warm as it was, and no root is needed. Pages that are mapped stay: the
 //! program this process itself runs from. So `--cold` runs cottage from a copy of its file that
 //! nobody maps, without a name, in /var/tmp. Source: posix_fadvise(2).
-//! Read next: [`super::series`].
+//! Read next: [`super::host`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

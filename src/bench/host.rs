@@ -2,7 +2,7 @@
 //!
 //! A time without its machine says little, and a time on a busy one less. Sources: proc(5),
 //! `/proc/stat` and `/proc/PID/stat`; Linux `Documentation/admin-guide/pm/cpufreq.rst`.
-//! Read next: [`super::report`].
+//! Read next: [`super::stats`].
 
 use std::fs;
 use std::path::Path;

@@ -28,7 +28,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::cli::{BenchArgs, MachineArgs, ReportFormat};
 use crate::config::{self, VmConfig};
-use crate::console::output::say;
+use crate::console::words::say;
 use crate::outcome::{NO_STATUS, SIGNAL_BASE, USER_ERROR, VMM_FAILURE, with_causes};
 use crate::timeline::child::THIS_PROGRAM;
 use cold::{Cold, Copy};

@@ -2,7 +2,7 @@
 //!
 //! A machine that becomes slower or faster meanwhile does so for all subjects alike; who goes
 //! first changes from round to round, for the same reason. Ctrl-C ends the rounds, and what was
-//! measured until then is reported. Read next: [`super::host`].
+//! measured until then is reported. Read next: [`super::cold`].
 
 use std::io::{self, IsTerminal, Write};
 

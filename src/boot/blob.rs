@@ -6,6 +6,7 @@
 //!
 //! It knows nothing of formats; that starts in [`super::identify`].
 //! Sources: pread(2), fifo(7).
+//! Read next: [`super::identify`].
 
 use std::fs::{File, FileType};
 use std::io::{self, Read};

@@ -12,6 +12,7 @@
 //!
 //! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
 //! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
+//! Read next: [`crate::platform`].
 
 use vm_memory::GuestAddress;
 

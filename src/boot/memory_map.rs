@@ -3,7 +3,7 @@
 //! One value for both boot protocols: [`super::zero_page`] writes it as an e820 table,
 //! [`super::pvh`] as a memory map table. The type numbers are the same in both.
 //!
-//! Sources: `[acpi]` ACPI 6.5, section 15 "System Address Map Interfaces"; `[pvh]` Xen
+//! Sources: `[acpi]` ACPI 6.4, section 15 "System Address Map Interfaces"; `[pvh]` Xen
 //! `xen/include/public/arch-x86/hvm/start_info.h`.
 //! Read next: [`super::zero_page`].
 

@@ -1,7 +1,10 @@
 //! Keys that are for cottage and not for the guest: Ctrl-A, then one more.
 //!
 //! In raw mode every key, Ctrl-C included, belongs to the guest; one must be left to get out.
-//! Ctrl-A is what kvmtool and QEMU use.
+//! Ctrl-A is what kvmtool and QEMU use. The second key may be a capital, which QEMU does not take:
+//! with Caps Lock on, a user must not be locked in.
+//!
+//! Read next: [`super::terminal`].
 
 use std::collections::VecDeque;
 
@@ -14,7 +17,7 @@ Ctrl-A x  quit: end the guest at once and leave
 Ctrl-A s  show a status line
 Ctrl-A a  send Ctrl-A to the guest (so does Ctrl-A Ctrl-A)
 Ctrl-A h  this help
-All other keys, Ctrl-C and Ctrl-Z included, go to the guest.";
+Capitals do the same. All other keys, Ctrl-C and Ctrl-Z included, go to the guest.";
 
 /// A key meant for cottage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl KeyFilter {
                 (true, b'x' | b'X') => commands.push(Command::Quit),
                 (true, b'h' | b'H' | b'?') => commands.push(Command::Help),
                 (true, b's' | b'S') => commands.push(Command::Status),
-                (true, b'a' | ESCAPE) => guest.push_back(ESCAPE),
+                (true, b'a' | b'A' | ESCAPE) => guest.push_back(ESCAPE),
                 // Not for us after all: a shell user's Ctrl-A (start of line) keeps working.
                 (true, _) => guest.extend([ESCAPE, byte]),
             }
@@ -82,6 +85,13 @@ mod tests {
     #[test]
     fn ctrl_a_twice_sends_one() {
         assert_eq!(sort(&[b"\x01\x01\x01a"]), (b"\x01\x01".to_vec(), vec![]));
+    }
+
+    #[test]
+    fn capitals_do_the_same() {
+        let lower = sort(&[b"\x01x\x01s\x01h\x01a"]);
+        assert_eq!(sort(&[b"\x01X\x01S\x01H\x01A"]), lower);
+        assert_eq!(lower.0, b"\x01");
     }
 
     #[test]

@@ -6,26 +6,20 @@
 //! the UART's transmitter stays busy and the guest waits, as with any slow serial line. Nothing
 //! is lost, nothing grows.
 //!
-//! stdout's own description must not become non-blocking: the shell that started us shares it.
-//! So terminals and pipes are opened a second time; files are written directly, they never block.
+//! Read next: [`super::words`].
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FileType, Mode, OFlags};
 
 use super::panic_watch::PanicWatch;
+use super::sink::Sink;
 use crate::timeline::{Stage, Timeline};
 
 /// Bytes that wait for a slow reader before the guest has to.
 const MAX_BACKLOG: usize = 64 << 10; // 64 KiB
-/// What one write to a descriptor that may block is limited to: poll(2) promises a pipe as much.
-const CAUTIOUS_WRITE: usize = 512;
 
 /// The console's output.
 #[derive(Debug)]
@@ -40,6 +34,8 @@ pub enum Pushed {
     FirstToWait,
     /// There is no room; to be tried again after a drain.
     Refused,
+    /// It is lost: stdout cannot be written, [`Output::lost`] tells why.
+    Lost,
 }
 
 #[derive(Debug)]
@@ -53,21 +49,10 @@ struct State {
     error: Option<io::Error>,
 }
 
-#[derive(Debug)]
-enum Sink {
-    /// Writes at once or says EAGAIN: our own description, or a file.
-    Ready(File),
-    /// stdout itself, asked with poll(2) before each write.
-    Shared(io::Stdout),
-    /// The test suite's.
-    #[cfg(test)]
-    Memory { taken: Vec<u8>, room: usize },
-}
-
 impl Output {
     /// Output to stdout; the first byte is noted in `timeline`.
     pub fn stdout(timeline: Arc<Timeline>) -> Self {
-        Self::to(Sink::of_stdout(), timeline)
+        Self::to(Sink::of(rustix::stdio::stdout()), timeline)
     }
 
     fn to(sink: Sink, timeline: Arc<Timeline>) -> Self {
@@ -95,7 +80,10 @@ impl Output {
             state.timeline.note(Stage::FirstByte);
         }
         if done {
-            return Pushed::Done;
+            return match state.lost() {
+                Some(_) => Pushed::Lost,
+                None => Pushed::Done,
+            };
         }
         state.backlog.push_back(byte);
         if waiting == 0 {
@@ -153,11 +141,9 @@ impl Output {
         self.lock().watch.line()
     }
 
-    /// The error that made output be lost. A reader that went away (EPIPE) lost nothing it wanted.
+    /// The error that made output be lost, a full disk, say.
     pub fn lost(&self) -> Option<String> {
-        let state = self.lock();
-        let error = state.error.as_ref()?;
-        (error.kind() != io::ErrorKind::BrokenPipe).then(|| error.to_string())
+        self.lock().lost().map(io::Error::to_string)
     }
 
     /// Whether stdout is gone or broken, so that output is thrown away.
@@ -171,6 +157,12 @@ impl Output {
 }
 
 impl State {
+    /// The error, if it cost somebody something.
+    fn lost(&self) -> Option<&io::Error> {
+        let error = self.error.as_ref()?;
+        (!reader_left(error, || self.sink.is_device())).then_some(error)
+    }
+
     /// Writes a prefix of `bytes` and returns its length; 0 means that the reader takes no more
     /// now. After an error everything counts as written: it is thrown away.
     fn write(&mut self, bytes: &[u8]) -> usize {
@@ -191,81 +183,13 @@ impl State {
     }
 }
 
-impl Sink {
-    fn of_stdout() -> Self {
-        let stdout = io::stdout();
-        let kind = rustix::fs::fstat(&stdout).map(|s| FileType::from_raw_mode(s.st_mode));
-        let own = match kind {
-            Ok(FileType::Fifo | FileType::CharacterDevice) => reopen_stdout(),
-            Ok(FileType::RegularFile | FileType::BlockDevice) => {
-                stdout.as_fd().try_clone_to_owned().ok().map(File::from)
-            }
-            _ => None,
-        };
-        // A socket cannot be opened again, and another user's terminal may not: ask before
-        // writing, then.
-        own.map_or(Self::Shared(stdout), Self::Ready)
+/// Whether the error says that the reader went away, who lost nothing that was wanted: EPIPE of a
+/// pipe, ECONNRESET of a socket, EIO of a terminal that was closed.
+fn reader_left(error: &io::Error, is_device: impl FnOnce() -> bool) -> bool {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => true,
+        _ => error.raw_os_error() == Some(libc::EIO) && is_device(),
     }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Ready(file) => file.write(bytes),
-            Self::Shared(stdout) => {
-                let mut fds = [PollFd::new(stdout, PollFlags::OUT)];
-                if rustix::event::poll(&mut fds, Some(&Timespec::default()))? == 0 {
-                    return Err(io::ErrorKind::WouldBlock.into());
-                }
-                let cautious = bytes.get(..CAUTIOUS_WRITE).unwrap_or(bytes);
-                Ok(rustix::io::write(&*stdout, cautious)?)
-            }
-            #[cfg(test)]
-            Self::Memory { taken, room } => {
-                let n = bytes.len().min(*room);
-                taken.extend_from_slice(&bytes[..n]);
-                *room -= n;
-                if n == 0 {
-                    Err(io::ErrorKind::WouldBlock.into())
-                } else {
-                    Ok(n)
-                }
-            }
-        }
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Ready(file) => file.as_fd(),
-            Self::Shared(stdout) => stdout.as_fd(),
-            #[cfg(test)]
-            Self::Memory { .. } => rustix::stdio::stdout(),
-        }
-    }
-}
-
-/// A description of our own for what stdout is.
-fn reopen_stdout() -> Option<File> {
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    rustix::fs::open("/proc/self/fd/1", flags, Mode::empty())
-        .ok()
-        .map(File::from)
-}
-
-/// Writes `text` to stderr as cottage's own words, each line marked as such.
-///
-/// On a terminal that does not translate newlines, one alone would not return the carriage.
-pub fn say(text: &str) {
-    let end = if super::terminal::returns_carriage() {
-        "\n"
-    } else {
-        "\r\n"
-    };
-    let message: String = text
-        .lines()
-        .map(|line| format!("cottage: {line}{end}"))
-        .collect();
-    // Unbuffered and in one piece. If stderr is gone there is nobody left to tell.
-    let mut stderr = ManuallyDrop::new(io::stderr());
-    let _nobody_listens = stderr.write_all(message.as_bytes());
 }
 
 #[cfg(test)]
@@ -335,8 +259,17 @@ mod tests {
     fn full_disk_is_a_loss() {
         let output = memory(10);
         output.lock().error = Some(io::Error::from_raw_os_error(libc::ENOSPC));
-        assert_eq!(output.push(b'x'), Pushed::Done);
+        assert_eq!(output.push(b'x'), Pushed::Lost);
         assert!(output.lost().unwrap().contains("No space left"));
+    }
+
+    #[test]
+    fn input_output_error_is_a_loss_unless_a_terminal_was_closed() {
+        let error = |errno| io::Error::from_raw_os_error(errno);
+        assert!(!reader_left(&error(libc::EIO), || false));
+        assert!(reader_left(&error(libc::EIO), || true));
+        assert!(reader_left(&error(libc::ECONNRESET), || false));
+        assert!(!reader_left(&error(libc::ENOSPC), || true));
     }
 
     #[test]

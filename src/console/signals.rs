@@ -6,6 +6,7 @@
 //!
 //! Source: signalfd(2). An alternative, a handler that writes to a pipe, needs as much unsafe
 //! code and a place to run it in.
+//! Read next: [`crate::control`].
 #![expect(
     unsafe_code,
     reason = "signalfd(2) and sigset_t have no safe wrapper here"

@@ -7,6 +7,7 @@
 //! SIGKILL leaves no third.
 //!
 //! Source: termios(3).
+//! Read next: [`super::panic_watch`].
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -95,7 +96,7 @@ pub fn returns_carriage() -> bool {
 pub fn install_panic_hook(exit_code: u8) {
     std::panic::set_hook(Box::new(move |info| {
         restore();
-        super::output::say(&format!("this is a bug in cottage: {info}"));
+        super::words::say(&format!("this is a bug in cottage: {info}"));
         std::process::exit(i32::from(exit_code));
     }));
 }

@@ -10,6 +10,7 @@
 //!
 //! Sources: `[ioapic]` Intel 82093AA datasheet, order no. 290566-001; `[sdm3]` Intel SDM vol. 3A,
 //! order no. 253668, section "Message Signalled Interrupts".
+//! Read next: [`super::rtc`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

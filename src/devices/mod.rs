@@ -9,7 +9,7 @@
 //! - [`sleep`]: ACPI power-off;
 //! - [`report`]: two ports of our own: boot marks and the exit status of the guest's command.
 //!
-//! Read next: [`crate::console`], the other end of the serial line.
+//! Read next: [`uart`], then the modules in this order.
 
 pub mod uart;
 pub mod serial;

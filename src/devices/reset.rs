@@ -2,13 +2,14 @@
 //! the line that resets the processor. `reboot=k`, our default, makes Linux use it.
 //!
 //! Source: `[i8042]` Linux `drivers/input/serio/i8042.h` and `arch/x86/kernel/reboot.c`, v6.12.
+//! Read next: [`super::sleep`].
 
 use crate::bus::{PortDevice, Request};
 
 /// Command and status port, relative to the data port 0x60.
-const COMMAND: u16 = 4;
+pub const COMMAND: u16 = 4;
 /// Pulse output line 0, which is wired to the processor's reset.
-const PULSE_RESET: u8 = 0xfe;
+pub const PULSE_RESET: u8 = 0xfe;
 
 /// The reset line.
 #[derive(Debug)]

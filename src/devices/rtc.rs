@@ -1,11 +1,12 @@
 //! The real-time clock and its CMOS memory.
 //!
 //! Linux gets its time from kvm-clock, but every stock kernel also reads this chip, and one whose
-//! ports do not answer makes it spin through 40,000 port reads: status register A would read as
-//! ones, "update in progress", for ever. So the clock runs, in UTC, and never is in an update.
+//! ports do not answer makes it spin until it gives up: status register A would read as ones,
+//! "update in progress", for ever. So the clock runs, in UTC, and never is in an update.
 //! Alarms and periodic interrupts are not emulated; setting the time is ignored.
 //!
 //! Source: `[mc146818]` Motorola MC146818A datasheet; Linux `include/linux/mc146818rtc.h`.
+//! Read next: [`super::pci`].
 
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -17,6 +17,7 @@ use super::uart::Uart;
 use crate::bus::{PortDevice, Request};
 use crate::console::output::{Output, Pushed};
 use crate::control::Control;
+use crate::outcome::Ending;
 
 /// The console's serial port.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ impl SerialPort {
                 Pushed::FirstToWait => self.control.wake(),
                 // The transmitter stays busy until the event loop has drained the backlog.
                 Pushed::Refused => break,
+                // As for any program in a pipeline: what cannot be written is no longer made.
+                Pushed::Lost => self.control.stop(Ending::OutputLost),
             }
             uart.sent();
         }

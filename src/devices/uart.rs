@@ -8,6 +8,7 @@
 //! Not emulated, because nothing here can see it: baud rate, word length and parity.
 //!
 //! Source: `[ns]` National Semiconductor PC16550D datasheet, section 8 "Registers".
+//! Read next: [`super::serial`].
 
 use std::collections::VecDeque;
 

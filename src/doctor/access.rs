@@ -11,7 +11,7 @@
 use std::io;
 
 use super::facts::{Device, Facts};
-use super::report::{Finding, Level};
+use super::report::{ELSEWHERE, Finding, Level};
 
 /// The group id that a user namespace shows for groups it does not know.
 const UNMAPPED_GID: u32 = 65534;
@@ -129,9 +129,7 @@ fn driver_missing(facts: &Facts, what: &str, detail: &str) -> Finding {
 /// How to get a processor that virtualizes.
 fn firmware_or_nesting(facts: &Facts) -> String {
     if facts.cpu.hypervisor {
-        return "switch nested virtualization on in the hypervisor below, choose a cloud instance \
-                that has it, or use the testbed: make boot"
-            .to_owned();
+        return format!("switch nested virtualization on in the hypervisor below, or {ELSEWHERE}");
     }
     let name = if facts.cpu.intel {
         "Intel VT-x"

@@ -11,7 +11,7 @@ use kvm_bindings::KVM_API_VERSION;
 
 use super::access::{open_refused, vm_refused};
 use super::facts::{Facts, Kvm, Resources};
-use super::report::{Finding, Level, Report, Verdict};
+use super::report::{ELSEWHERE, Finding, Level, Report, Verdict};
 
 /// Less memory than this leaves the host nothing beside a guest of the default size (128 MiB).
 const LITTLE_MEMORY: u64 = 256 << 20; // 256 MiB
@@ -127,10 +127,9 @@ fn software_back_end(pvm: bool) -> Finding {
     let what = "KVM works without the processor's help";
     let detail = format!(
         "the processor shows neither vmx nor svm, so the back end is software, {kind}; it emulates \
-         guest kernels at about a thousandth of the speed"
+         guest kernels instruction by instruction, slowly"
     );
-    Finding::new(Level::Warning, what, detail)
-        .remedy("for guests that boot, use the testbed: make boot")
+    Finding::new(Level::Warning, what, detail).remedy(format!("for guests that boot, {ELSEWHERE}"))
 }
 
 /// How well guests do.

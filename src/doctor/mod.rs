@@ -11,8 +11,8 @@
 
 pub mod facts;
 pub mod gather;
-pub mod access;
 pub mod diagnose;
+pub mod access;
 pub mod report;
 
 use std::io::{self, IsTerminal};
@@ -60,6 +60,9 @@ pub fn explain(error: &kvm::Error) -> String {
         }
         kvm::Error::TooManyVcpus { max, .. } => {
             format!("Start the guest with --cpus {max} or fewer.")
+        }
+        kvm::Error::TooMuchMemory { max_mib, .. } => {
+            format!("Start the guest with --memory {max_mib}M or less.")
         }
         kvm::Error::Ioctl { .. } => explain_refused_ioctl(&gather(Path::new("/"))),
     }
@@ -123,6 +126,20 @@ mod tests {
     fn too_many_vcpus_are_answered_with_the_flag() {
         let error = kvm::Error::TooManyVcpus { wanted: 9, max: 4 };
         assert_eq!(explain(&error), "Start the guest with --cpus 4 or fewer.");
+    }
+
+    #[test]
+    fn too_much_memory_is_answered_with_the_flag() {
+        let error = kvm::Error::TooMuchMemory {
+            wanted_mib: 9,
+            bits: 23,
+            max_mib: 8,
+        };
+        let advice = "Start the guest with --memory 8M or less.";
+        assert_eq!(explain(&error), advice);
+        let text = "This host's processor has 23 bits of physical address, which leaves a guest at \
+                    most 8 MiB of memory, 9 MiB were asked for";
+        assert_eq!(error.to_string(), text);
     }
 
     #[test]

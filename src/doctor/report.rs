@@ -12,6 +12,10 @@
 
 use std::fmt::Write as _;
 
+/// Where guests boot if not here: for a user who has only the program, and for one with the source.
+pub(super) const ELSEWHERE: &str = "copy this program to a machine with hardware KVM, or use \
+    the testbed: `make boot` in cottage's source";
+
 /// How much a finding matters, least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -94,9 +98,10 @@ impl Verdict {
                     .to_owned()
             }
             Self::SoftwareBackEnd => {
-                "KVM here is a software back end (PVM): VMM start-up works, a stock kernel cannot \
-                 reach userspace. Use the testbed: make boot"
-                    .to_owned()
+                format!(
+                    "KVM here is a software back end (PVM): VMM start-up works, a stock kernel \
+                     cannot reach userspace. For guests that boot, {ELSEWHERE}"
+                )
             }
             Self::Cannot(reason) => format!("This machine cannot run guests: {reason}."),
         }
@@ -187,7 +192,8 @@ mod tests {
     fn verdicts_say_what_follows() {
         let text = |verdict| render(&report(verdict), false);
         assert!(text(Verdict::Nested).contains("nested: slower"));
-        assert!(text(Verdict::SoftwareBackEnd).contains("make boot"));
+        let elsewhere = text(Verdict::SoftwareBackEnd);
+        assert!(elsewhere.contains("copy this program") && elsewhere.contains("make boot"));
         assert!(text(Verdict::Cannot("no door".into())).ends_with("cannot run guests: no door.\n"));
     }
 }

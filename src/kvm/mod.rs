@@ -27,7 +27,7 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
-use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS, max_memory};
 
 pub use exit::{VmExit, internal_error_name};
 
@@ -60,6 +60,19 @@ pub enum Error {
         wanted: u32,
         /// What KVM_CAP_MAX_VCPUS says.
         max: usize,
+    },
+    /// Guest RAM would lie beyond the addresses that this host's processor has.
+    #[error(
+        "This host's processor has {bits} bits of physical address, which leaves a guest at most \
+         {max_mib} MiB of memory, {wanted_mib} MiB were asked for"
+    )]
+    TooMuchMemory {
+        /// Guest RAM asked for.
+        wanted_mib: u64,
+        /// Width of a physical address.
+        bits: u32,
+        /// The most that lies below its end.
+        max_mib: u64,
     },
 }
 
@@ -146,6 +159,24 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// Succeeds if a processor with `bits` of physical address reaches all of guest RAM.
+    ///
+    /// KVM may take a memory slot at any address; the guest would then fault on it.
+    ///
+    /// # Errors
+    /// [`Error::TooMuchMemory`] with all three numbers.
+    pub fn check_memory(&self, bits: u32) -> Result<(), Error> {
+        let (wanted, max) = (self.memory.size(), max_memory(bits));
+        if wanted > max {
+            return Err(Error::TooMuchMemory {
+                wanted_mib: wanted >> 20,
+                bits,
+                max_mib: max >> 20,
+            });
+        }
+        Ok(())
+    }
+
     /// Lends guest RAM to the VM, a memory slot a range.
     ///
     /// # Errors
@@ -187,8 +218,7 @@ impl Vm {
 
     /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
     ///
-    /// A full in-kernel irqchip would make closing the VM take 13 to 21 ms on recent kernels
-    /// instead of 0.4 (docs/adr/0003).
+    /// Why not KVM's full irqchip: docs/adr/0003. What either costs on this host: `make bench`.
     ///
     /// # Errors
     /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.

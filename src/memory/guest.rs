@@ -1,12 +1,13 @@
 //! Guest RAM: one host mapping, shown to the guest as one or two ranges.
 //!
 //! The mapping is private and anonymous, starts on a 2 MiB boundary and is advised to use huge
-//! pages: a tiny boot then takes 13 nested page faults instead of 4,100. The host hands out
-//! zeroed pages only when they are touched, so a guest's memory size costs nothing by itself.
+//! pages: a nested page fault then brings 2 MiB instead of 4 KiB (docs/boot-trace.md counts them
+//! by `tests/testbed/trace.sh`). The host hands out zeroed pages only when they are touched, so a
+//! guest's memory size costs nothing by itself.
 //!
 //! This is one of the rooms where `unsafe` is allowed. Everybody else gets bounds-checked copies.
 //! Sources: Linux `Documentation/admin-guide/mm/transhuge.rst`; mmap(2), madvise(2), pread(2).
-//! Read next: [`crate::boot`], which fills this memory.
+//! Read next: [`crate::loading`], which fills this memory.
 #![expect(
     unsafe_code,
     reason = "maps guest RAM and lets the host kernel read files into it"

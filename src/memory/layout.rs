@@ -32,6 +32,7 @@
 //!  0x0600-0x0601  ACPI sleep control and status (power-off)
 //!  0x0700         boot mark: the guest writes a stage number
 //!  0x0704         exit status: the guest writes its command's status
+//!  0x0cf8-0x0cff  PCI configuration address and data: an empty bus
 //!
 //!  global system interrupts (GSI) = I/O APIC pins
 //!  4  COM1
@@ -106,10 +107,6 @@ pub const COM1_PORTS: u16 = 8;
 pub const ACPI_SLEEP_PORT: u16 = 0x600;
 /// Control and status.
 pub const ACPI_SLEEP_PORTS: u16 = 2;
-/// PCI configuration address; the four data ports follow.
-pub const PCI_CONFIG_PORT: u16 = 0xcf8;
-/// Address and data.
-pub const PCI_CONFIG_PORTS: u16 = 8;
 /// A byte written here marks a boot stage.
 pub const BOOT_MARK_PORT: u16 = 0x700;
 /// Four bytes, so that a mark may be written with any width.
@@ -118,6 +115,10 @@ pub const BOOT_MARK_PORTS: u16 = 4;
 pub const EXIT_STATUS_PORT: u16 = 0x704;
 /// Four bytes, so that the status may be written with any width.
 pub const EXIT_STATUS_PORTS: u16 = 4;
+/// PCI configuration address; the four data ports follow.
+pub const PCI_CONFIG_PORT: u16 = 0xcf8;
+/// Address and data.
+pub const PCI_CONFIG_PORTS: u16 = 8;
 
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
@@ -128,6 +129,13 @@ pub const IOAPIC_PINS: u32 = 24;
 pub const MIN_MEMORY: u64 = 2 << 20; // 2 MiB
 /// Largest guest memory: what 46-bit guest-physical addresses leave comfortable.
 pub const MAX_MEMORY: u64 = 1 << 40; // 1 TiB
+
+/// The most RAM a guest can have whose processors have `bits` of physical address.
+pub fn max_memory(bits: u32) -> u64 {
+    let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+    let high = end.saturating_sub(MMIO_GAP_END.0);
+    end.min(MMIO_GAP_START.0) + high
+}
 
 const _: () = {
     assert!(BOOT_GDT.0 + 5 * 8 <= PVH_START_INFO.0);
@@ -145,5 +153,28 @@ const _: () = {
     assert!(LOCAL_APIC.0 + 0x1000 <= KVM_IDENTITY_MAP.0);
     assert!(KVM_IDENTITY_MAP.0 + 0x1000 <= KVM_TSS.0 && KVM_TSS.0 + 0x3000 <= MMIO_GAP_END.0);
     assert!(BOOT_MARK_PORT + BOOT_MARK_PORTS <= EXIT_STATUS_PORT);
+    assert!(EXIT_STATUS_PORT + EXIT_STATUS_PORTS <= PCI_CONFIG_PORT);
     assert!(COM1_GSI < IOAPIC_PINS);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_36_bit_processors_is_64_gib_less_the_gap() {
+        assert_eq!(max_memory(36), 63 << 30);
+    }
+
+    #[test]
+    fn memory_of_39_bit_processors_ends_below_the_largest_that_is_accepted() {
+        assert_eq!(max_memory(39), 511 << 30);
+        assert!(max_memory(39) < MAX_MEMORY && MAX_MEMORY < max_memory(46));
+    }
+
+    #[test]
+    fn memory_of_32_bits_ends_at_the_gap() {
+        assert_eq!(max_memory(32), MMIO_GAP_START.0);
+        assert_eq!(max_memory(64), u64::MAX - (1 << 30));
+    }
+}

@@ -30,21 +30,11 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::GuestAddress;
 
 use super::{LAST_XAPIC_ID, ioapic_id, low_half};
+use crate::devices::{reset, sleep};
 use crate::memory::layout::{
     ACPI_SLEEP_PORT, ACPI_TABLES, ACPI_TABLES_MAX_SIZE, COM1_GSI, COM1_PORT, COM1_PORTS,
     I8042_PORT, IOAPIC, LOCAL_APIC, RTC_PORT, RTC_PORTS,
 };
-
-/// What the guest writes to the sleep control register to power off: sleep type S5 in bits 2-4
-/// and the enable bit 5. `[acpi]` 4.8.3.7
-pub const POWER_OFF: u8 = S5_SLEEP_TYPE << 2 | 1 << 5;
-/// What the guest writes to the i8042 command port to reset: "pulse output line 0".
-pub const RESET: u8 = 0xfe;
-
-/// The sleep type of "soft off"; any number from 0 to 7 would do, the DSDT tells which.
-const S5_SLEEP_TYPE: u8 = 5;
-/// The i8042 command port lies four ports after its data port.
-const RESET_PORT: u16 = I8042_PORT + 4;
 
 /// Who made the tables.
 const OEM_ID: [u8; 6] = *b"COTTGE";
@@ -100,8 +90,8 @@ pub enum Error {
 /// Builds the tables of a machine with `vcpus` processors and virtio-mmio `devices`.
 ///
 /// # Errors
-/// [`Error::TooLarge`] when they do not fit `layout::ACPI_TABLES_MAX_SIZE`; that takes about
-/// 3,900 processors or 700 devices.
+/// [`Error::TooLarge`] when they do not fit `layout::ACPI_TABLES_MAX_SIZE`; that takes many times
+/// the processors that cottage gives a guest, or hundreds of devices.
 pub fn build(vcpus: u32, devices: &[MmioDevice]) -> Result<AcpiImage, Error> {
     // Pointers go from the first table to the last, so the last is placed first: the sizes of
     // the tables before it do not depend on what they point to.
@@ -175,7 +165,7 @@ fn xsdt(entries: &[u64]) -> Vec<u8> {
 fn fadt(dsdt: u64) -> Vec<u8> {
     /// VGA Not Present. The other bits stay 0, and each says something: no user-visible legacy
     /// devices, so Linux does not look for a PnP BIOS; no 8042, so it does not probe for a
-    /// keyboard (half a second); MSI works; the CMOS clock is there. `[acpi]` 5.2.9.3
+    /// keyboard and wait; MSI works; the CMOS clock is there. `[acpi]` 5.2.9.3
     const IAPC_BOOT_ARCH: u16 = 1 << 2;
 
     let mut table = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
@@ -189,10 +179,10 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::SlpButton)
         // 1 means that no fixed register tells of an RTC wake-up.
         .flag(Flags::FixRtc);
-    table.fadt_minor_version = 4;
+    table.fadt_minor_version = 4; // of ACPI 6.4
     table.iapc_boot_arch = IAPC_BOOT_ARCH.into();
-    table.reset_reg = io_register(RESET_PORT);
-    table.reset_value = RESET;
+    table.reset_reg = io_register(I8042_PORT + reset::COMMAND);
+    table.reset_value = reset::PULSE_RESET;
     table.sleep_control_reg = io_register(ACPI_SLEEP_PORT);
     table.sleep_status_reg = io_register(ACPI_SLEEP_PORT + 1);
     to_bytes(&table.finalize())
@@ -257,7 +247,7 @@ fn dsdt(devices: &[MmioDevice]) -> Vec<u8> {
 
     let mut body = Vec::new();
     // [acpi] 7.4.2.5: element 0 goes to the sleep control register; PCs give four.
-    let s5 = aml::Package::new(vec![&S5_SLEEP_TYPE, &0_u8, &0_u8, &0_u8]);
+    let s5 = aml::Package::new(vec![&sleep::SLEEP_TYPE_S5, &0_u8, &0_u8, &0_u8]);
     aml::Name::new(Path::new("\\_S5_"), &s5).to_aml_bytes(&mut body);
 
     let mut contents = Vec::new();
@@ -465,7 +455,6 @@ mod tests {
         let fadt = fadt_of(&image(1, &[]));
         assert_eq!(fadt[244..256], [1, 8, 0, 1, 0x00, 6, 0, 0, 0, 0, 0, 0]);
         assert_eq!(fadt[256..268], [1, 8, 0, 1, 0x01, 6, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(POWER_OFF, 0x34);
     }
 
     #[test]

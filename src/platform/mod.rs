@@ -6,6 +6,7 @@
 //!
 //! Everything here is pure: counts in, bytes out. The loader copies the bytes to where
 //! [`crate::memory::layout`] says.
+//! Read next: [`acpi`].
 
 use vm_memory::GuestAddress;
 

@@ -117,7 +117,7 @@ pub fn send(timeline: &Timeline, fd: u32) -> Result<(), SendError> {
         .map_err(|source| SendError { fd, source })
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// [`Malformed`] with the line.

@@ -26,8 +26,9 @@ const TOPOLOGY_LEVEL_SMT: u32 = 1 << 8;
 const TOPOLOGY_LEVEL_CORE: u32 = 2 << 8;
 /// First leaf of a hypervisor: its signature in EBX, ECX, EDX.
 const HYPERVISOR: u32 = 0x4000_0000;
-/// AMD: number of cores; topology.
-const AMD_SIZES: u32 = 0x8000_0008;
+/// EAX bits 7:0: width of physical addresses. AMD: in ECX, number of cores.
+const SIZES: u32 = 0x8000_0008;
+/// AMD: topology.
 const AMD_TOPOLOGY: u32 = 0x8000_001e;
 /// AMD: cache parameters, laid out as Intel's leaf 4.
 const AMD_CACHES: u32 = 0x8000_001d;
@@ -51,7 +52,7 @@ pub fn for_machine(mut cpuid: CpuId, machine: Machine) -> CpuId {
                 entry.ecx |= FEATURES_ECX_HYPERVISOR;
                 if machine.tsc_deadline {
                     // KVM leaves it out of its list where it emulates the timer in full, and
-                    // Linux then calibrates the APIC timer for 0.3 s. [kvm] tells VMMs to ask
+                    // Linux then waits to calibrate the APIC timer. [kvm] tells VMMs to ask
                     // KVM_CAP_TSC_DEADLINE_TIMER instead.
                     entry.ecx |= FEATURES_ECX_TSC_DEADLINE;
                 }
@@ -74,7 +75,7 @@ pub fn for_machine(mut cpuid: CpuId, machine: Machine) -> CpuId {
             }
             AMD_CACHES if entry.eax & 0x1f != 0 => entry.eax &= 0x3fff,
             // Bits 7:0 cores less one, bits 15:12 bits of the APIC id that number them.
-            AMD_SIZES => {
+            SIZES => {
                 let cores = (machine.vcpus - 1).min(0xff);
                 entry.ecx = entry.ecx & !0xf0ff | cores | id_bits(machine.vcpus).min(0xf) << 12;
             }
@@ -130,6 +131,15 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u32) {
     }
 }
 
+/// Bits of a guest-physical address, as far as `supported`, KVM's list, tells.
+pub fn address_bits(supported: &CpuId) -> u32 {
+    /// [sdm2] leaf 0x80000008: what a processor without the leaf has.
+    const DEFAULT: u32 = 36;
+    let entries = supported.as_slice();
+    let sizes = entries.iter().find(|entry| entry.function == SIZES);
+    sizes.map_or(DEFAULT, |entry| entry.eax & 0xff)
+}
+
 /// Bits that number `count` things.
 fn id_bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
@@ -171,7 +181,7 @@ mod tests {
             entry(CACHES, 0, [0xffff_c121, 0, 0, 0]),
             entry(CACHES, 1, [0, 0, 0, 0]),
             entry(TOPOLOGY, 0, [1, 2, 0x100, 9]),
-            entry(AMD_SIZES, 0, [0x3030, 0, 0x0000_7007, 0]),
+            entry(SIZES, 0, [0x3030, 0, 0x0000_7007, 0]),
             entry(AMD_TOPOLOGY, 0, [99, 0x0101, 0x0100, 0]),
         ])
         .unwrap()
@@ -233,13 +243,20 @@ mod tests {
         let (smt, core) = (leaf(&cpuid, TOPOLOGY, 0), leaf(&cpuid, TOPOLOGY, 1));
         assert_eq!((smt.eax, smt.ebx, smt.ecx), (0, 1, 0x100));
         assert_eq!((core.eax, core.ebx, core.ecx), (3, 5, 0x201));
-        assert_eq!(leaf(&cpuid, AMD_SIZES, 0).ecx, 0x3004);
+        assert_eq!(leaf(&cpuid, SIZES, 0).ecx, 0x3004);
         assert_eq!(leaf(&cpuid, CACHES, 0).eax, 4 << 26 | 0x0121);
         assert_eq!(
             leaf(&cpuid, CACHES, 1).eax,
             0,
             "the end of the cache list stays the end"
         );
+    }
+
+    #[test]
+    fn address_width_is_that_of_the_host_or_36_bits() {
+        assert_eq!(address_bits(&host()), 0x30);
+        let old = CpuId::from_entries(&[entry(0, 0, [1, 0, 0, 0])]).unwrap();
+        assert_eq!(address_bits(&old), 36);
     }
 
     #[test]

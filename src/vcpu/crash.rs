@@ -1,6 +1,7 @@
 //! What to tell a user whose guest has crashed: the cause in words and the processor's state.
 //!
 //! Who calls it: the run loop, after the last exit. It only reads.
+//! Read next: [`crate::bus`].
 
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_sregs};
 use vm_memory::GuestAddress;

@@ -4,6 +4,8 @@
 //! - [`cpuid`], [`msr`]: what the guest sees of the processor, with the reason for each change;
 //! - [`run`]: enter the guest, match the exit, answer, again;
 //! - [`crash`]: what to say when that is over for a bad reason.
+//!
+//! Read next: [`entry_state`].
 
 pub mod entry_state;
 pub mod cpuid;

@@ -2,7 +2,7 @@
 //!
 //! One thread a vCPU runs this. Everything a guest can do to cottage comes through the match
 //! below; each arm is one call.
-//! Read next: the end of the story in [`crate::machine`].
+//! Read next: [`super::crash`].
 
 use std::sync::Arc;
 

@@ -80,6 +80,19 @@ pub(crate) fn crasher(text: &str) -> Vec<u8> {
     elf(&[&print(text)[..], &fault].concat())
 }
 
+/// Prints `text`, reports `status`, then fetches an instruction from the I/O APIC's registers: KVM
+/// can run nothing there.
+pub(crate) fn crasher_after_status(text: &str, status: u8) -> Vec<u8> {
+    let report_and_jump = [
+        0x66, 0xba, 0x04, 0x07, // mov dx, 0x704
+        0xb0, status, // mov al, status
+        0xee,   // out dx, al
+        0xb8, 0x00, 0x00, 0xc0, 0xfe, // mov eax, 0xfec00000
+        0xff, 0xe0, // jmp rax
+    ];
+    elf(&[&print(text)[..], &report_and_jump].concat())
+}
+
 /// Prints `text` and sleeps for ever, without looking at its input.
 pub(crate) fn sleeper(text: &str) -> Vec<u8> {
     let sleep = [

@@ -18,7 +18,7 @@ const BOOT_MARK: u16 = 0x700;
 /// The command's status.
 const EXIT_STATUS: u16 = 0x704;
 
-// See: ACPI 6.5, 4.8.3.7 "Sleep Control and Status Registers".
+// See: ACPI 6.4, 4.8.3.7 "Sleep Control and Status Registers".
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_OFF: u8 = 5;
 const SLEEP_ENABLE: u8 = 1 << 5;

@@ -13,6 +13,7 @@
 //!
 //! Sources: `[lzo]` Linux `Documentation/staging/lzo.rst`; `[unlzo]` Linux `lib/decompress_unlzo.c`
 //! (what kernels accept of the container).
+//! Read next: [`crate::boot::image`].
 
 use std::io::{self, Read};
 
