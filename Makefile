@@ -13,12 +13,16 @@ export CARGO_BUILD_JOBS := $(JOBS)
 # rustup's tools are found also where no login shell has set the path.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-# .cargo/config.toml names the target, so cargo puts its results into a directory of that name.
-release := target/x86_64-unknown-linux-gnu/release
+# The program is built with musl's C library where this Rust has it, else with glibc. Not evaluated
+# before need.sh has fetched it: `=`, not `:=`.
+musl := x86_64-unknown-linux-musl
+vmm_target = $(shell [ -d "$$(rustc --print target-libdir --target $(musl) 2>/dev/null)" ] && echo $(musl) || echo x86_64-unknown-linux-gnu)
+# cargo puts its results into a directory of the target's name.
+release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage vmm-only kernel-tiny kernel-full initramfs debian-cloud testbed test bench bench-icount clean distclean
+.PHONY: help boot cottage vmm-only rust kernel-tiny kernel-full initramfs debian-cloud testbed test bench bench-icount clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -55,10 +59,13 @@ cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VM
 	  echo "built $(cottage)"; \
 	fi
 
-vmm-only: ## the VMM alone, without a guest
-	@guest-images/need.sh rust
-	@cargo build --release --package cottage $(if $(wildcard $(release)/cottage),--quiet)
+vmm-only: rust ## the VMM alone, without a guest
+	@cargo build --release --package cottage --target $(vmm_target) $(if $(wildcard $(release)/cottage),--quiet)
 	@echo $(release)/cottage
+
+# A step of its own: make expands all lines of a recipe before it runs the first.
+rust:
+	@guest-images/need.sh rust
 
 kernel-tiny: ## guest-images/out/tiny: the kernel that cottage boots by default
 	@guest-images/need.sh kernel
@@ -83,9 +90,8 @@ test: ## all checks
 	@guest-images/need.sh tests
 	@tests/run.sh
 
-bench: ## start-up times on this /dev/kvm, beside the bare KVM calls and QEMU: make bench RUNS=40
-	@guest-images/need.sh rust
-	@cargo bench --quiet --package cottage --bench start -- $(RUNS)
+bench: vmm-only ## start-up times on this /dev/kvm, beside the bare KVM calls and QEMU: make bench RUNS=40
+	@COTTAGE_BIN=$(CURDIR)/$(release)/cottage cargo bench --quiet --package cottage --bench start -- $(RUNS)
 
 bench-icount: cottage ## instructions and exits of a boot, beside QEMU, in the testbed: make bench-icount RUNS=3
 	@guest-images/need.sh testbed

@@ -65,9 +65,10 @@ fn main() {
 
 /// Cottage, and of the others those that work here.
 fn subjects(folder: &Path, guest: &Guest) -> Vec<Subject> {
-    let mut subjects = vec![Subject::Cottage(PathBuf::from(env!(
-        "CARGO_BIN_EXE_cottage"
-    )))];
+    // As it is released, if `make bench` says where that is; as cargo builds it by itself, if not.
+    let cottage = std::env::var_os("COTTAGE_BIN");
+    let cottage = cottage.unwrap_or_else(|| env!("CARGO_BIN_EXE_cottage").into());
+    let mut subjects = vec![Subject::Cottage(PathBuf::from(cottage))];
     match floor(folder) {
         Ok(floor) => subjects.push(Subject::Floor(floor)),
         Err(reason) => println!("without the floor: {reason}"),

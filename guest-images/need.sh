@@ -96,7 +96,21 @@ for group; do
     *) echo "need.sh: unknown group $group; there are rust, kernel, testbed and tests" >&2; exit 1 ;;
   esac
 done
-if [ ${#packages[@]} -eq 0 ]; then exit 0; fi
+# cottage itself is built with musl's C library if this Rust can (docs/adr/0012-musl.md). Only rustup can
+# fetch what that takes; without it the program is built with glibc, and works the same.
+add_musl() {
+  local musl=x86_64-unknown-linux-musl
+  [ ! -d "$(rustc --print target-libdir --target $musl)" ] || return 0
+  command -v rustup >/dev/null || return 0
+  echo "need.sh: rustup fetches Rust's libraries for $musl" >&2
+  rustup --quiet target add $musl || echo "need.sh: not to be had; cottage will be built with glibc" >&2
+}
+wants_rust() { case " $* " in *" rust "* | *" tests "*) ;; *) return 1 ;; esac }
+
+if [ ${#packages[@]} -eq 0 ]; then
+  if wants_rust "$@"; then add_musl; fi
+  exit 0
+fi
 
 # Two groups may want the same package.
 declare -A listed=()
@@ -131,18 +145,17 @@ echo "need.sh: installing ${#wanted[@]} packages" >&2
 "${install[@]}" -qq update >/dev/null || echo "need.sh: package lists could not be fetched; trying those at hand" >&2
 "${install[@]}" -qq install --yes --no-install-recommends "${wanted[@]}" >/dev/null
 
-case " $* " in
-  *" rust "* | *" tests "*)
-    hash -r
-    # A rustup that has just been installed has no compiler yet. It is the user's, not root's.
-    if ! rust_is_new_enough && command -v rustup >/dev/null; then
-      echo "need.sh: rustup fetches the current Rust" >&2
-      rustup toolchain install stable --profile minimal --component clippy --component rustfmt
-      rustup default stable
-    fi
-    rust_is_new_enough || {
-      echo "need.sh: no Rust $rust_wanted or newer among this Debian's packages; get it from https://rustup.rs" >&2
-      exit 1
-    }
-    ;;
-esac
+if wants_rust "$@"; then
+  hash -r
+  # A rustup that has just been installed has no compiler yet. It is the user's, not root's.
+  if ! rust_is_new_enough && command -v rustup >/dev/null; then
+    echo "need.sh: rustup fetches the current Rust" >&2
+    rustup toolchain install stable --profile minimal --component clippy --component rustfmt
+    rustup default stable
+  fi
+  rust_is_new_enough || {
+    echo "need.sh: no Rust $rust_wanted or newer among this Debian's packages; get it from https://rustup.rs" >&2
+    exit 1
+  }
+  add_musl
+fi

@@ -286,49 +286,64 @@ fn memory_map_ranges_ascend_and_keep_apart() {
     assert_eq!(end, layout::MMIO_GAP_END.0);
 }
 
-/// The long flags of `cottage run`.
-fn flags_of_run() -> Vec<String> {
+/// The long flags of a sub-command.
+fn flags_of(command: &str) -> Vec<String> {
     let mut cli = Cli::command();
     cli.build();
-    let run = cli.find_subcommand("run").unwrap();
-    run.get_arguments()
+    let command = cli.find_subcommand(command).unwrap();
+    command
+        .get_arguments()
         // Hidden flags are between cottage and its own child processes.
         .filter(|argument| !argument.is_hide_set())
         .filter_map(|argument| argument.get_long())
         .map(|flag| format!("--{flag}"))
+        .filter(|flag| flag != "--help")
+        .collect()
+}
+
+/// The flags in README's table for a sub-command.
+fn flags_in_readme(command: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let (_, table) = readme
+        .split_once(&format!("\n| flag of `{command}` |"))
+        .unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `--"));
+    rows.map(|row| format!("--{}", row.split([' ', '`', '[']).next().unwrap()))
+        .filter(|flag| flag != "--")
         .collect()
 }
 
 #[test]
 fn readme_names_every_flag_of_run() {
-    let readme = read("README.md");
-    let rows: Vec<_> = readme
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `--"))
-        .map(|row| format!("--{}", row.split([' ', '`', '[']).next().unwrap()))
-        .filter(|flag| flag != "--")
-        .collect();
-    let flags = flags_of_run();
-    let expected: Vec<_> = flags.iter().filter(|flag| *flag != "--help").collect();
-    assert_eq!(
-        rows.iter().collect::<Vec<_>>(),
-        expected,
-        "the table of flags"
-    );
+    assert_eq!(flags_in_readme("run"), flags_of("run"));
+}
+
+#[test]
+fn readme_names_every_flag_of_bench() {
+    let mut expected = flags_of("bench");
+    let machine = flags_of("run");
+    expected.retain(|flag| !machine.contains(flag));
+    let mut named = flags_in_readme("bench");
+    expected.sort();
+    named.sort();
+    assert_eq!(named, expected);
 }
 
 #[test]
 fn flags_in_examples_exist() {
-    let flags = flags_of_run();
     let mut unknown = Vec::new();
-    for (document, text) in documents() {
-        for command in text.split("cottage run ").skip(1) {
-            let command = command.split(['\n', '`', '"', '#']).next().unwrap();
-            let ours = command.split(" -- ").next().unwrap();
-            let words = ours.split_whitespace();
-            let bad = words.filter(|word| word.starts_with("--") && *word != "--");
-            let bad = bad.filter(|word| !flags.iter().any(|flag| flag == word));
-            unknown.extend(bad.map(|word| format!("{}: {word}", document.display())));
+    for (name, flags) in ["run", "bench"].map(|name| (name, flags_of(name))) {
+        for (document, text) in documents() {
+            for command in text.split(&format!("cottage {name} ")).skip(1) {
+                let command = command.split(['\n', '`', '"', '#', '\'']).next().unwrap();
+                let ours = command.split(" -- ").next().unwrap();
+                let words = ours.split_whitespace().filter(|word| *word != "--");
+                let names = words.map(|word| word.split('=').next().unwrap());
+                let bad = names.filter(|name| name.starts_with("--"));
+                let bad = bad.filter(|name| !flags.iter().any(|flag| flag == name));
+                unknown.extend(bad.map(|word| format!("{}: {word}", document.display())));
+            }
         }
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
