@@ -117,7 +117,8 @@ impl Machine {
         enter_with(&entry, &vcpus)?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
-        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm));
+        let pins = platform::ioapic_pins(platform::LINES);
+        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
         let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());

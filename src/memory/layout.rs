@@ -121,7 +121,7 @@ pub const EXIT_STATUS_PORTS: u16 = 4;
 
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
-/// Pins of the I/O APIC.
+/// The most pins the I/O APIC can have; `platform::ioapic_pins` says how many it has.
 pub const IOAPIC_PINS: u32 = 24;
 
 /// Smallest guest memory: the first megabyte plus room for the smallest kernels.
