@@ -60,7 +60,8 @@ pub fn fill(
     timeline.note(Stage::InitramfsLoaded);
     let acpi = platform::acpi::build(config.vcpus, &[])?;
     memory.write(acpi.rsdp, &acpi.bytes)?;
-    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus))?;
+    let mp_table = platform::mptable::build(config.vcpus, platform::LINES);
+    memory.write(MP_TABLE, &mp_table)?;
     let cmdline = if guest_request::needs_init(config) {
         format!("{} {INIT_PARAMETER}", config.cmdline)
     } else {

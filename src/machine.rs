@@ -3,9 +3,10 @@
 //! [`Machine::build`] lists the steps in order, [`Machine::run`] what happens then. The reasons
 //! for the order:
 //!
-//! 1. Guest memory and all that lies in it come first. Loading needs no KVM, so a broken kernel
-//!    file is reported on any machine, and the memory is complete before KVM sees it. (Filling it
-//!    on one thread while another makes the VM buys nothing: docs/boot-time.md.)
+//! 1. Guest memory is mapped first. A second thread fills it while this one makes the VM: on many
+//!    kernels KVM_CREATE_VM sleeps for a grace period, and what is loaded meanwhile costs no time.
+//!    Loading needs no KVM, so a broken kernel file is reported on any machine, and before
+//!    anything that KVM may refuse.
 //! 2. The VM gets its memory slots before any interrupt controller: on recent kernels a slot that
 //!    is added later waits for a grace period (docs/adr/0003).
 //! 3. The split irqchip comes before the first vCPU, which gets its local APIC from it. (A full
@@ -111,16 +112,20 @@ impl Machine {
         // 1. Memory, and what the guest finds in it.
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
-        let entry = loading::fill(&memory, config, timeline)?;
         // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
-        let kvm = Kvm::open()?;
-        timeline.note(Stage::KvmOpened);
-        let vm = make_vm(&kvm, config, &memory, timeline)?;
-        let vcpus = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
+        let (entry, made) = while_filling(&memory, config, timeline, || {
+            let kvm = Kvm::open()?;
+            timeline.note(Stage::KvmOpened);
+            let vm = make_vm(&kvm, config, &memory, timeline)?;
+            let vcpus = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
+            Ok::<_, kvm::Error>((vm, vcpus))
+        })?;
+        let (vm, vcpus) = made?;
         enter_with(&entry, &vcpus)?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
-        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), vm));
+        let pins = platform::ioapic_pins(platform::LINES);
+        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
         let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
@@ -198,6 +203,30 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
     let bridge = Arc::new(PciHostBridge::default());
     ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
     Ok(ports)
+}
+
+/// Fills guest memory on a thread of its own and calls `work` meanwhile; returns both results.
+///
+/// The thread is the one that fills, because `work` sleeps early: with one processor it would
+/// otherwise begin when the memory is full.
+fn while_filling<T>(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    timeline: &Timeline,
+    work: impl FnOnce() -> T,
+) -> Result<(EntryState, T), Error> {
+    thread::scope(|scope| {
+        let filling = thread::Builder::new()
+            .name("fill".into())
+            .spawn_scoped(scope, || loading::fill(memory, config, timeline))
+            .map_err(host("start a thread"))?;
+        let done = work();
+        match filling.join() {
+            Ok(filled) => Ok((filled?, done)),
+            // Not reached: a panic has ended the process in the panic hook.
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// The VM with its memory and local APICs.

@@ -1,5 +1,5 @@
-//! The I/O APIC: 24 interrupt pins, each with a redirection entry that says which message a local
-//! APIC gets when the pin rises.
+//! The I/O APIC: interrupt pins, each with a redirection entry that says which message a local APIC
+//! gets when the pin rises. It has as many as the machine needs, for a kernel looks at each.
 //!
 //! It lives here and not in KVM because an in-kernel one makes closing the VM slow
 //! (docs/adr/0003). A message goes to the local APICs, which are in KVM, by KVM_SIGNAL_MSI.
@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex};
 
 use super::lock;
 use crate::bus::{MmioDevice, Request};
-use crate::memory::layout::IOAPIC_PINS;
 
 /// Where messages go.
 pub trait MsiSink: fmt::Debug + Send + Sync {
@@ -43,6 +42,8 @@ const REG_REDIRECTION: u8 = 0x10;
 
 /// Version 0x20: an I/O APIC as found since the ICH; 0x11 would be the 82093AA itself.
 const VERSION: u32 = 0x20;
+/// The version register names the last pin in bits 23:16.
+const LAST_PIN_SHIFT: u32 = 16;
 /// Identification bits of register 0.
 const ID_MASK: u32 = 0x0f << 24;
 
@@ -71,7 +72,7 @@ pub struct IoApic {
 struct State {
     select: u8,
     id: u32,
-    pins: [Pin; IOAPIC_PINS as usize],
+    pins: Vec<Pin>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,8 +106,8 @@ impl Pin {
 }
 
 impl IoApic {
-    /// All pins masked, as after reset.
-    pub fn new(id: u8, sink: Arc<dyn MsiSink>) -> Self {
+    /// An I/O APIC of `pins` pins, all masked, as after reset.
+    pub fn new(id: u8, pins: u32, sink: Arc<dyn MsiSink>) -> Self {
         let pin = Pin {
             entry: MASKED,
             high: false,
@@ -117,7 +118,7 @@ impl IoApic {
             state: Mutex::new(State {
                 select: 0,
                 id,
-                pins: [pin; 24],
+                pins: vec![pin; pins as usize],
             }),
             sink,
         }
@@ -148,7 +149,7 @@ impl State {
     fn read(&self) -> u32 {
         match self.select {
             REG_ID | REG_ARBITRATION => self.id,
-            REG_VERSION => VERSION | (IOAPIC_PINS - 1) << 16,
+            REG_VERSION => VERSION | self.last_pin() << LAST_PIN_SHIFT,
             register => match self.pin_of(register) {
                 Some((pin, high_half)) => half(pin.entry, high_half),
                 None => 0,
@@ -175,6 +176,10 @@ impl State {
         } else {
             None
         }
+    }
+
+    fn last_pin(&self) -> u32 {
+        u32::try_from(self.pins.len().saturating_sub(1)).unwrap_or(0)
     }
 
     fn pin_of(&self, register: u8) -> Option<(&Pin, bool)> {
@@ -247,7 +252,7 @@ mod tests {
 
     fn ioapic() -> (IoApic, Arc<Sent>) {
         let sent = Arc::new(Sent::default());
-        (IoApic::new(1, sent.clone()), sent)
+        (IoApic::new(1, 16, sent.clone()), sent)
     }
 
     fn write(ioapic: &IoApic, register: u8, value: u32) {
@@ -263,8 +268,8 @@ mod tests {
     }
 
     #[test]
-    fn version_register_tells_24_pins() {
-        assert_eq!(read(&ioapic().0, REG_VERSION), 0x0017_0020);
+    fn version_register_tells_the_last_pin() {
+        assert_eq!(read(&ioapic().0, REG_VERSION), 0x000f_0020);
     }
 
     #[test]
@@ -312,9 +317,10 @@ mod tests {
     #[test]
     fn registers_and_pins_that_do_not_exist_are_harmless() {
         let (ioapic, _sent) = ioapic();
-        write(&ioapic, 0x40, 7);
+        write(&ioapic, 0x30, 7);
+        assert_eq!(read(&ioapic, 0x30), 0);
         assert_eq!(read(&ioapic, 0xff), 0);
-        ioapic.set_pin(24, true);
+        ioapic.set_pin(16, true);
         let mut data = [9; 8];
         ioapic.read(0x800, &mut data);
         assert_eq!(data, [0; 8]);

@@ -122,7 +122,7 @@ pub const PCI_CONFIG_PORTS: u16 = 8;
 
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
-/// Pins of the I/O APIC.
+/// The most pins the I/O APIC can have; `platform::ioapic_pins` says how many it has.
 pub const IOAPIC_PINS: u32 = 24;
 
 /// Smallest guest memory: the first megabyte plus room for the smallest kernels.

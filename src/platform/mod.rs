@@ -10,12 +10,37 @@
 
 use vm_memory::GuestAddress;
 
+use crate::memory::layout::{COM1_GSI, IOAPIC_PINS};
+
 pub mod acpi;
 pub mod mptable;
 
 /// The largest id a local APIC can have in the 8-bit fields of both kinds of table; 0xff means
 /// "all of them".
 const LAST_XAPIC_ID: u32 = 0xfe;
+
+/// Interrupt lines that a device is wired to, as global system interrupts.
+///
+/// The MP table names these and no others: Linux gives each line it is told of a descriptor and
+/// a directory in sysfs, used or not.
+pub const LINES: &[u32] = &[COM1_GSI];
+
+/// The fewest pins an I/O APIC has here.
+///
+/// Linux with ACPI looks for the pins of the 16 ISA interrupts, and complains on the console of
+/// each that is missing. `[linux]` `arch/x86/kernel/acpi/boot.c`, v6.12:
+/// `mp_config_acpi_legacy_irqs`.
+const FEWEST_PINS: u32 = 16;
+const _: () = assert!(FEWEST_PINS <= IOAPIC_PINS);
+
+/// How many pins the I/O APIC has in a machine with these `lines`.
+///
+/// No more than it takes: Linux saves every pin's entry before it turns on x2APIC, and writes it
+/// back afterwards, which makes eight exits a pin.
+pub fn ioapic_pins(lines: &[u32]) -> u32 {
+    let used = lines.iter().max().map_or(0, |last| last + 1);
+    used.max(FEWEST_PINS)
+}
 
 /// The id of the I/O APIC in a machine of `vcpus` processors.
 ///
@@ -55,6 +80,14 @@ mod tests {
     fn ioapic_id_of_a_machine_too_large_for_8_bits_is_0xff() {
         assert_eq!(ioapic_id(255), 0xff);
         assert_eq!(ioapic_id(1024), 0xff);
+    }
+
+    #[test]
+    fn ioapic_has_the_pins_of_isa_or_as_many_as_are_wired() {
+        assert_eq!(ioapic_pins(&[4]), 16);
+        assert_eq!(ioapic_pins(&[15, 4]), 16);
+        assert_eq!(ioapic_pins(&[4, 16]), 17);
+        assert_eq!(ioapic_pins(&[]), 16);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!                 processor entries, one a vCPU          20 each
 //!                 bus entry: one ISA bus                  8
 //!                 I/O APIC entry                          8
-//!                 interrupt entries, one a pin            8 each
+//!                 interrupt entries, one a line           8 each
 //!                 local interrupt entries: LINT0, LINT1   8 each
 //! ```
 //!
@@ -65,13 +65,14 @@ enum Kind {
     ExtInt = 3,
 }
 
-/// Returns the floating pointer and the configuration table of a machine with `vcpus` processors.
+/// Returns the floating pointer and the configuration table of a machine with `vcpus` processors
+/// and devices at these `lines`.
 ///
 /// A machine with more than [`MAX_PROCESSORS`] is described without the rest: the table's ids
 /// have 8 bits. A kernel without ACPI then runs on those it is told of.
-pub fn build(vcpus: u32) -> Vec<u8> {
+pub fn build(vcpus: u32, lines: &[u32]) -> Vec<u8> {
     let mut bytes = floating_pointer().to_vec();
-    bytes.extend(configuration_table(vcpus));
+    bytes.extend(configuration_table(vcpus, lines));
     bytes
 }
 
@@ -93,7 +94,7 @@ fn floating_pointer() -> [u8; 16] {
 }
 
 /// `[mp]` 4.2: the header and the entries, in ascending order of their types as 4.3 demands.
-fn configuration_table(vcpus: u32) -> Vec<u8> {
+fn configuration_table(vcpus: u32, lines: &[u32]) -> Vec<u8> {
     let mut entries = Entries::default();
     // The cap is checked by the type: ids are bytes and 0xff is not among them.
     for id in (0..=u8::MAX).take_while(|id| u32::from(*id) < vcpus.min(MAX_PROCESSORS)) {
@@ -101,7 +102,7 @@ fn configuration_table(vcpus: u32) -> Vec<u8> {
     }
     entries.add([1, ISA_BUS, b'I', b'S', b'A', b' ', b' ', b' ']); // [mp] 4.3.2
     entries.ioapic(ioapic_id(vcpus));
-    entries.interrupts(ioapic_id(vcpus));
+    entries.interrupts(ioapic_id(vcpus), lines);
 
     let length = u16::try_from(HEADER_SIZE + entries.bytes.len()).unwrap_or(u16::MAX);
     let mut table = Vec::with_capacity(usize::from(length));
@@ -161,13 +162,13 @@ impl Entries {
     }
 
     /// `[mp]` 4.3.4 and 4.3.5.
-    fn interrupts(&mut self, ioapic: u8) {
+    fn interrupts(&mut self, ioapic: u8, lines: &[u32]) {
         // ISA interrupt n arrives at pin n, without the exception PCs make for the timer (0 at
-        // pin 2): global interrupt n is pin n everywhere in cottage. Interrupts 16 to 23 are
-        // more than an ISA bus has; Linux takes them as numbers, and virtio devices named on the
-        // command line need them.
-        for pin in (0..=u8::MAX).take_while(|pin| u32::from(*pin) < IOAPIC_PINS) {
-            self.wire(3, Kind::Vectored, pin, (ioapic, pin));
+        // pin 2): global interrupt n is pin n everywhere in cottage. Interrupts from 16 on are
+        // more than an ISA bus has; Linux takes them as numbers. A pin without an entry is one
+        // that nothing is wired to.
+        for line in lines.iter().filter_map(|line| u8::try_from(*line).ok()) {
+            self.wire(3, Kind::Vectored, line, (ioapic, line));
         }
         // There is no 8259, yet LINT0 stays its line: Linux takes virtual wire mode as given.
         self.wire(4, Kind::ExtInt, 0, (0, 0));
@@ -184,6 +185,8 @@ impl Entries {
 mod tests {
     use super::*;
 
+    const LINES: &[u32] = &[4, 17];
+
     /// Bytes of the table before its entries.
     const ENTRIES: usize = 16 + HEADER_SIZE;
 
@@ -193,7 +196,7 @@ mod tests {
 
     #[test]
     fn mp_4_1_floating_pointer_names_the_table_after_it() {
-        let bytes = build(1);
+        let bytes = build(1, LINES);
         assert_eq!(&bytes[0..4], b"_MP_");
         assert_eq!(bytes[4..8], 0xf_0010_u32.to_le_bytes());
         assert_eq!(bytes[8], 1, "length in paragraphs");
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn mp_4_2_header_counts_what_follows() {
-        let bytes = build(3);
+        let bytes = build(3, LINES);
         let table = &bytes[16..];
         assert_eq!(&table[0..4], b"PCMP");
         assert_eq!(
@@ -215,15 +218,15 @@ mod tests {
         assert_eq!(sum(table), 0);
         assert_eq!(&table[8..28], b"COTTAGE VM          ");
         assert_eq!(table[28..34], [0; 6]);
-        assert_eq!(table[34..36], (3 + 1 + 1 + 24 + 2_u16).to_le_bytes());
+        assert_eq!(table[34..36], (3 + 1 + 1 + 2 + 2_u16).to_le_bytes());
         assert_eq!(table[36..40], 0xfee0_0000_u32.to_le_bytes());
         assert_eq!(table[40..44], [0; 4]);
-        assert_eq!(table.len(), 44 + 3 * 20 + (1 + 1 + 24 + 2) * 8);
+        assert_eq!(table.len(), 44 + 3 * 20 + (1 + 1 + 2 + 2) * 8);
     }
 
     #[test]
     fn mp_4_3_1_only_processor_0_is_the_bootstrap_processor() {
-        let bytes = build(2);
+        let bytes = build(2, LINES);
         let first = [
             0, 0, 0x14, 3, 0, 6, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
@@ -233,30 +236,30 @@ mod tests {
 
     #[test]
     fn mp_4_3_2_bus_0_is_isa() {
-        let bytes = build(1);
+        let bytes = build(1, LINES);
         assert_eq!(&bytes[ENTRIES + 20..ENTRIES + 28], b"\x01\x00ISA   ");
     }
 
     #[test]
     fn mp_4_3_3_ioapic_follows_the_processors_ids() {
-        let bytes = build(4);
+        let bytes = build(4, LINES);
         let at = ENTRIES + 4 * 20 + 8;
         assert_eq!(bytes[at..at + 4], [2, 4, 0x14, 1]);
         assert_eq!(bytes[at + 4..at + 8], 0xfec0_0000_u32.to_le_bytes());
     }
 
     #[test]
-    fn mp_4_3_4_interrupts_go_to_the_pin_of_their_number() {
-        let bytes = build(1);
+    fn mp_4_3_4_wired_lines_go_to_the_pin_of_their_number() {
+        let bytes = build(1, LINES);
         let at = ENTRIES + 20 + 16;
-        assert_eq!(bytes[at..at + 8], [3, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(bytes[at + 32..at + 40], [3, 0, 0, 0, 0, 4, 1, 4]);
-        assert_eq!(bytes[at + 184..at + 192], [3, 0, 0, 0, 0, 23, 1, 23]);
+        assert_eq!(bytes[at..at + 8], [3, 0, 0, 0, 0, 4, 1, 4]);
+        assert_eq!(bytes[at + 8..at + 16], [3, 0, 0, 0, 0, 17, 1, 17]);
+        assert_eq!(bytes[at + 16], 4, "local interrupts follow");
     }
 
     #[test]
     fn mp_4_3_5_lint0_is_extint_and_lint1_is_nmi() {
-        let bytes = build(1);
+        let bytes = build(1, LINES);
         let at = bytes.len() - 16;
         assert_eq!(bytes[at..at + 8], [4, 3, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[at + 8..], [4, 1, 0, 0, 0, 0, 0xff, 1]);
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn machine_with_255_processors_is_described_whole() {
-        let bytes = build(255);
+        let bytes = build(255, LINES);
         let last = ENTRIES + 254 * 20;
         assert_eq!(bytes[last..last + 4], [0, 254, 0x14, 1]);
         assert_eq!(bytes[last + 20], 1, "the bus follows");
@@ -273,6 +276,6 @@ mod tests {
 
     #[test]
     fn machine_with_more_processors_is_capped_at_255() {
-        assert_eq!(build(1000), build(255));
+        assert_eq!(build(1000, LINES), build(255, LINES));
     }
 }
