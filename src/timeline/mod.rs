@@ -12,7 +12,9 @@
 //! ```
 //!
 //! What an instant is called is what had just happened then; the interval before it is the time
-//! that took. Read next: [`exits`].
+//! that took. While one thread fills memory and another makes the VM ([`crate::machine`]), instants
+//! of both come in between each other: an interval then belongs to whoever ended it, and what the
+//! other did in it shows as a shorter interval of its own. Read next: [`exits`].
 
 pub mod exits;
 pub mod record;
