@@ -96,7 +96,7 @@ for group; do
     *) echo "need.sh: unknown group $group; there are rust, kernel, testbed and tests" >&2; exit 1 ;;
   esac
 done
-# cottage itself is built with musl's C library if this Rust can (docs/adr/0012-musl.md). Only rustup can
+# cottage itself is built with musl's C library if this Rust can (docs/adr/0014-musl.md). Only rustup can
 # fetch what that takes; without it the program is built with glibc, and works the same.
 add_musl() {
   local musl=x86_64-unknown-linux-musl
