@@ -98,6 +98,10 @@ pub struct MachineArgs {
     #[arg(long, value_enum, default_value_t = UnpackArg::Host)]
     pub unpack: UnpackArg,
 
+    /// Give the guest a virtio source of random numbers: the host's
+    #[arg(long)]
+    pub rng: bool,
+
     /// Command and arguments for the guest to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -149,6 +153,9 @@ impl MachineArgs {
         flag("--cpus", Some(OsStr::new(&self.cpus)));
         flag("--protocol", Some(OsStr::new(self.protocol.word())));
         flag("--unpack", Some(OsStr::new(self.unpack.word())));
+        if self.rng {
+            words.push("--rng".into());
+        }
         words.push("--".into());
         words.extend(self.command.iter().cloned());
         words
@@ -263,6 +270,7 @@ mod tests {
             "pvh",
             "--unpack",
             "guest",
+            "--rng",
             "--",
             "ls",
             "--cpus",

@@ -93,6 +93,8 @@ pub struct VmConfig {
     pub memory: u64,
     /// Number of processors.
     pub vcpus: u32,
+    /// Whether there is a virtio source of random numbers.
+    pub rng: bool,
     /// How to load and enter the kernel.
     pub boot: boot::Options,
     /// The guest's command and its arguments; empty for a shell.
@@ -138,9 +140,15 @@ impl VmConfig {
             cmdline,
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
+            rng: args.rng,
             boot: boot::Options { protocol, unpack },
             command,
         })
+    }
+
+    /// How many virtio devices there are.
+    pub fn virtio_devices(&self) -> usize {
+        usize::from(self.rng)
     }
 }
 

@@ -26,7 +26,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{self, MmioBus, PortBus};
 use crate::config::VmConfig;
-use crate::console::output::Output;
+use crate::console::output::{Output, say};
 use crate::console::signals::Signals;
 use crate::console::terminal::Raw;
 use crate::control::Control;
@@ -53,6 +53,8 @@ use crate::status::StatusLine;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::{cpuid, msr, run};
+use crate::virtio::attach::{self, Sockets};
+use crate::virtio::mmio::Transport;
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     board: Arc<run::Board>,
     served: Served,
+    virtio: Vec<Arc<Transport>>,
     status: Arc<StatusPort>,
     command_given: bool,
 }
@@ -131,7 +134,15 @@ impl Machine {
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status)?;
         let mut mmio = MmioBus::new();
-        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
+        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
+        let mut sockets = Sockets {
+            mmio: &mut mmio,
+            ioapic,
+            memory: memory.clone(),
+            control: control.clone(),
+            tell: say,
+        };
+        let virtio = attach::attach(attach::devices(config), &mut sockets)?;
         timeline.note(Stage::DevicesReady);
         let board = Arc::new(run::Board {
             ports,
@@ -145,6 +156,7 @@ impl Machine {
             vcpus,
             board,
             served,
+            virtio,
             status,
             command_given,
         })
@@ -158,7 +170,8 @@ impl Machine {
         let signals = Signals::block().map_err(host("open a signalfd"))?;
         let mut event_loop =
             EventLoop::new(&self.served, signals).map_err(host("duplicate stdout"))?;
-        let status_line = StatusLine::new(&self.served, &self.board, self.vcpus.len());
+        let status_line =
+            StatusLine::new(&self.served, &self.board, &self.virtio, self.vcpus.len());
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
@@ -167,6 +180,9 @@ impl Machine {
         timeline.look_at_memory(&self.board.memory.host_range());
         // Whatever happened: the vCPUs must be out of the guest before its memory goes.
         stop_threads(threads, &self.board.control);
+        for device in &self.virtio {
+            device.server().shut_down();
+        }
         timeline.note(Stage::VcpusStopped);
         Ok(Outcome {
             ending: ending.map_err(host("wait for events"))?,
