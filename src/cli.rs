@@ -98,6 +98,12 @@ pub struct MachineArgs {
     #[arg(long, value_enum, default_value_t = UnpackArg::Host)]
     pub unpack: UnpackArg,
 
+    /// Give the guest a virtio disk, a raw image or block device; can be repeated. ro: read only;
+    /// serial=TEXT: what the guest finds as its serial number; id=NAME: what cottage calls it; a
+    /// comma in FILE is written twice
+    #[arg(long, value_name = "FILE[,ro][,serial=TEXT][,id=NAME]")]
+    pub disk: Vec<OsString>,
+
     /// Give the guest a virtio source of random numbers: the host's
     #[arg(long)]
     pub rng: bool,
@@ -153,6 +159,9 @@ impl MachineArgs {
         flag("--cpus", Some(OsStr::new(&self.cpus)));
         flag("--protocol", Some(OsStr::new(self.protocol.word())));
         flag("--unpack", Some(OsStr::new(self.unpack.word())));
+        for disk in &self.disk {
+            flag("--disk", Some(disk));
+        }
         if self.rng {
             words.push("--rng".into());
         }
@@ -270,6 +279,9 @@ mod tests {
             "pvh",
             "--unpack",
             "guest",
+            "--disk",
+            "a,ro",
+            "--disk=-b",
             "--rng",
             "--",
             "ls",

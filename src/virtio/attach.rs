@@ -10,6 +10,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Device;
+use super::blk::{Blk, image};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::rng::Rng;
@@ -62,12 +63,18 @@ pub fn attach(
 }
 
 /// The devices that `config` asks for, in the order in which the guest finds them.
-pub fn devices(config: &VmConfig) -> Vec<Arc<dyn Device>> {
-    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+///
+/// # Errors
+/// [`image::Error`] for a disk that cannot be used.
+pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, image::Error> {
+    let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
+    for disk in &config.disks {
+        devices.push(Arc::new(Blk::open(disk, tell)?));
+    }
     if config.rng {
         devices.push(Arc::new(Rng));
     }
-    devices
+    Ok(devices)
 }
 
 /// What the DSDT says of `count` devices.

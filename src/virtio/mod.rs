@@ -15,6 +15,7 @@
 //! - [`server`]: who serves a queue, on which thread, until when;
 //! - [`interrupt`]: how a driver is told;
 //! - [`rng`]: random numbers, the smallest device;
+//! - [`blk`]: disks, from files and block devices;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -32,6 +33,7 @@ pub mod queue;
 pub mod server;
 pub mod interrupt;
 pub mod rng;
+pub mod blk;
 pub mod attach;
 
 #[cfg(test)]
