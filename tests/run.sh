@@ -147,7 +147,7 @@ testbed_or_again() {
 export -f testbed_or_again
 
 # The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
-for image in tiny/vmlinux tiny/bzImage initramfs.cpio init debian-cloud/vmlinuz; do
+for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
 	[[ -e guest-images/out/$image ]] || continue
 	mkdir -p "$work/images/$(dirname "$image")"
 	# A link saves the copy where the file system allows it.

@@ -19,10 +19,10 @@ use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI};
 
 /// Counts interrupts.
 #[derive(Debug, Default)]
-pub(super) struct Sent(AtomicUsize);
+pub(in crate::virtio) struct Sent(AtomicUsize);
 
 impl Sent {
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::virtio) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
@@ -34,7 +34,7 @@ impl MsiSink for Sent {
 }
 
 /// An I/O APIC whose pin `gsi` is unmasked, and where its interrupts arrive.
-pub(super) fn pin(gsi: u32) -> (Arc<IoApic>, Arc<Sent>) {
+pub(in crate::virtio) fn pin(gsi: u32) -> (Arc<IoApic>, Arc<Sent>) {
     let sent = Arc::new(Sent::default());
     let ioapic = IoApic::new(1, sent.clone());
     ioapic.write(0, &(0x10 + 2 * gsi).to_le_bytes());
@@ -43,43 +43,43 @@ pub(super) fn pin(gsi: u32) -> (Arc<IoApic>, Arc<Sent>) {
 }
 
 /// Size of the test driver's queues, and where it puts the parts of queue 0.
-pub(super) const SIZE: u16 = 8;
-pub(super) const DESCRIPTORS: u64 = 0x1000;
-pub(super) const AVAILABLE: u64 = 0x2000;
-pub(super) const USED: u64 = 0x3000;
+pub(in crate::virtio) const SIZE: u16 = 8;
+pub(in crate::virtio) const DESCRIPTORS: u64 = 0x1000;
+pub(in crate::virtio) const AVAILABLE: u64 = 0x2000;
+pub(in crate::virtio) const USED: u64 = 0x3000;
 
 /// A machine with 2 MiB of RAM and one virtio device.
 #[derive(Debug)]
-pub(super) struct Guest {
-    pub(super) bus: MmioBus,
-    pub(super) memory: Arc<GuestMemory>,
-    pub(super) transport: Arc<Transport>,
-    pub(super) sent: Arc<Sent>,
+pub(in crate::virtio) struct Guest {
+    pub(in crate::virtio) bus: MmioBus,
+    pub(in crate::virtio) memory: Arc<GuestMemory>,
+    pub(in crate::virtio) transport: Arc<Transport>,
+    pub(in crate::virtio) sent: Arc<Sent>,
     control: Arc<Control>,
 }
 
 /// A part of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    pub(super) at: u64,
-    pub(super) len: u32,
-    pub(super) flags: u32,
+pub(in crate::virtio) struct Part {
+    pub(in crate::virtio) at: u64,
+    pub(in crate::virtio) len: u32,
+    pub(in crate::virtio) flags: u32,
 }
 
 /// One the device reads.
-pub(super) fn read(at: u64, len: u32) -> Part {
+pub(in crate::virtio) fn read(at: u64, len: u32) -> Part {
     let flags = 0;
     Part { at, len, flags }
 }
 
 /// One the device writes.
-pub(super) fn write(at: u64, len: u32) -> Part {
+pub(in crate::virtio) fn write(at: u64, len: u32) -> Part {
     let flags = VRING_DESC_F_WRITE;
     Part { at, len, flags }
 }
 
 impl Guest {
-    pub(super) fn with(device: impl Device + 'static) -> Self {
+    pub(in crate::virtio) fn with(device: impl Device + 'static) -> Self {
         let (ioapic, sent) = pin(VIRTIO_GSI);
         let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
         let control = Arc::new(Control::new().unwrap());
@@ -102,26 +102,26 @@ impl Guest {
     }
 
     /// A driver that found the device by ACPI.
-    pub(super) fn driver(&self) -> Driver<'_> {
+    pub(in crate::virtio) fn driver(&self) -> Driver<'_> {
         Driver::at(self, VIRTIO_ACPI.0)
     }
 
     /// A driver that found it on the command line.
-    pub(super) fn cmdline_driver(&self) -> Driver<'_> {
+    pub(in crate::virtio) fn cmdline_driver(&self) -> Driver<'_> {
         Driver::at(self, VIRTIO_CMDLINE.0)
     }
 
-    pub(super) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
+    pub(in crate::virtio) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.memory.read(GuestAddress(at), &mut bytes).unwrap();
         bytes
     }
 
-    pub(super) fn store(&self, at: u64, bytes: &[u8]) {
+    pub(in crate::virtio) fn store(&self, at: u64, bytes: &[u8]) {
         self.memory.write(GuestAddress(at), bytes).unwrap();
     }
 
-    pub(super) fn u16_at(&self, at: u64) -> u16 {
+    pub(in crate::virtio) fn u16_at(&self, at: u64) -> u16 {
         u16::from_le_bytes(self.bytes(at, 2).try_into().unwrap())
     }
 }
@@ -135,7 +135,7 @@ impl Drop for Guest {
 
 /// A driver.
 #[derive(Debug)]
-pub(super) struct Driver<'a> {
+pub(in crate::virtio) struct Driver<'a> {
     guest: &'a Guest,
     window: u64,
     next: u16,
@@ -153,7 +153,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    pub(super) fn get(&self, register: u32) -> u32 {
+    pub(in crate::virtio) fn get(&self, register: u32) -> u32 {
         let mut data = [0xee; 4];
         self.guest
             .bus
@@ -161,7 +161,7 @@ impl<'a> Driver<'a> {
         u32::from_le_bytes(data)
     }
 
-    pub(super) fn set(&self, register: u32, value: u32) {
+    pub(in crate::virtio) fn set(&self, register: u32, value: u32) {
         let data = value.to_le_bytes();
         let request = self
             .guest
@@ -171,7 +171,7 @@ impl<'a> Driver<'a> {
     }
 
     /// The features that the device offers.
-    pub(super) fn offered(&self) -> u64 {
+    pub(in crate::virtio) fn offered(&self) -> u64 {
         let words = [1, 0].map(|select| {
             self.set(VIRTIO_MMIO_DEVICE_FEATURES_SEL, select);
             u64::from(self.get(VIRTIO_MMIO_DEVICE_FEATURES))
@@ -180,7 +180,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Up to FEATURES_OK, with VERSION_1 and `features`; returns the status.
-    pub(super) fn negotiate(&self, features: u64) -> u32 {
+    pub(in crate::virtio) fn negotiate(&self, features: u64) -> u32 {
         self.set(VIRTIO_MMIO_STATUS, 0);
         self.set(VIRTIO_MMIO_STATUS, 1);
         self.set(VIRTIO_MMIO_STATUS, 3);
@@ -195,7 +195,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Sets up queue 0 with its parts at these places.
-    pub(super) fn set_queue(&self, size: u32, parts: [u64; 3]) {
+    pub(in crate::virtio) fn set_queue(&self, size: u32, parts: [u64; 3]) {
         self.set(VIRTIO_MMIO_QUEUE_SEL, 0);
         self.set(VIRTIO_MMIO_QUEUE_NUM, size);
         for (register, part) in (0x80..).step_by(0x10).zip(parts) {
@@ -208,7 +208,7 @@ impl<'a> Driver<'a> {
     }
 
     /// All the way to DRIVER_OK, with zeroed rings.
-    pub(super) fn start(&mut self, features: u64) {
+    pub(in crate::virtio) fn start(&mut self, features: u64) {
         assert_eq!(self.negotiate(features), 0xb);
         self.guest.store(DESCRIPTORS, &[0; 0x3000]);
         self.set_queue(SIZE.into(), [DESCRIPTORS, AVAILABLE, USED]);
@@ -218,7 +218,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Writes descriptor `index` as it is.
-    pub(super) fn describe(&self, index: u16, part: Part, next: u16) {
+    pub(in crate::virtio) fn describe(&self, index: u16, part: Part, next: u16) {
         let mut bytes = part.at.to_le_bytes().to_vec();
         bytes.extend(part.len.to_le_bytes());
         bytes.extend(part.flags.to_le_bytes()[..2].iter());
@@ -228,7 +228,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Makes the chain that begins at `head` available, and notifies.
-    pub(super) fn offer(&mut self, head: u16) {
+    pub(in crate::virtio) fn offer(&mut self, head: u16) {
         let slot = AVAILABLE + 4 + 2 * u64::from(self.next % SIZE);
         self.guest.store(slot, &head.to_le_bytes());
         self.next = self.next.wrapping_add(1);
@@ -237,7 +237,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Puts one request of these parts into the queue, from descriptor 0 on.
-    pub(super) fn put(&mut self, parts: &[Part]) {
+    pub(in crate::virtio) fn put(&mut self, parts: &[Part]) {
         let last = parts.len() - 1;
         for (index, part) in (0..).zip(parts) {
             let mut part = *part;
@@ -250,7 +250,7 @@ impl<'a> Driver<'a> {
     }
 
     /// The requests that came back, as (head, bytes written), waiting for one at least.
-    pub(super) fn done(&mut self) -> Vec<(u32, u32)> {
+    pub(in crate::virtio) fn done(&mut self) -> Vec<(u32, u32)> {
         wait(|| self.guest.u16_at(USED + 2) != self.seen);
         let mut done = Vec::new();
         while self.guest.u16_at(USED + 2) != self.seen {
@@ -265,7 +265,7 @@ impl<'a> Driver<'a> {
 
     /// Fails unless the device gives up on this driver, tells it so, and comes back by a reset.
     #[track_caller]
-    pub(super) fn expect_needs_reset(&self) {
+    pub(in crate::virtio) fn expect_needs_reset(&self) {
         wait(|| self.get(VIRTIO_MMIO_STATUS) & 0x40 != 0);
         assert_eq!(self.guest.transport.server().faults().count(), 1);
         self.set(VIRTIO_MMIO_STATUS, 0);
@@ -276,7 +276,7 @@ impl<'a> Driver<'a> {
 
 /// Waits for what another thread does.
 #[track_caller]
-pub(super) fn wait(until: impl Fn() -> bool) {
+pub(in crate::virtio) fn wait(until: impl Fn() -> bool) {
     let start = Instant::now();
     while !until() {
         assert!(start.elapsed() < Duration::from_secs(10), "nothing came");
@@ -286,9 +286,9 @@ pub(super) fn wait(until: impl Fn() -> bool) {
 
 /// A device that remembers what it was asked: it writes one byte of 7 to each request.
 #[derive(Debug, Default)]
-pub(super) struct Echo {
-    pub(super) threaded: bool,
-    pub(super) seen: Arc<Mutex<Vec<super::queue::Chain>>>,
+pub(in crate::virtio) struct Echo {
+    pub(in crate::virtio) threaded: bool,
+    pub(in crate::virtio) seen: Arc<Mutex<Vec<super::queue::Chain>>>,
 }
 
 impl Device for Echo {

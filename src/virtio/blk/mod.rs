@@ -291,3 +291,378 @@ impl Device for Blk {
         Ok(u32::try_from(written).unwrap_or(u32::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileExt;
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+    use virtio_bindings::virtio_blk::virtio_blk_config;
+    use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
+
+    use super::*;
+    use crate::virtio::testing::{Driver, Guest, Part, read, write};
+
+    const HEADER: u64 = 0x1_0000;
+    const DATA: u64 = 0x2_0000;
+    const STATUS: u64 = 0x3_0000;
+    const SECTORS: u64 = 64;
+    const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+    const TRIM: u64 = 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
+
+    /// A nameless image whose sector n is full of the byte n + 1.
+    fn image() -> File {
+        let fd = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(fd);
+        for (sector, byte) in (0..SECTORS).zip(1..) {
+            file.write_all_at(&[byte; 512], sector * SECTOR).unwrap();
+        }
+        file
+    }
+
+    fn disk(image: &File, read_only: bool) -> Disk {
+        Disk {
+            path: PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd())),
+            read_only,
+            id: "disk0".into(),
+            serial: "S1".into(),
+        }
+    }
+
+    fn guest(image: &File, read_only: bool) -> Guest {
+        Guest::with(Blk::open(&disk(image, read_only), |_| ()).unwrap())
+    }
+
+    /// The bytes of `sector` in the file.
+    fn sector_of(image: &File, sector: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 512];
+        image.read_exact_at(&mut bytes, sector * SECTOR).unwrap();
+        bytes
+    }
+
+    /// One request; returns its status byte and the used length.
+    fn ask(
+        guest: &Guest,
+        driver: &mut Driver<'_>,
+        kind: u32,
+        sector: u64,
+        data: &[Part],
+    ) -> Answer {
+        let mut header = kind.to_le_bytes().to_vec();
+        header.extend([0; 4]);
+        header.extend(sector.to_le_bytes());
+        guest.store(HEADER, &header);
+        guest.store(STATUS, &[0xaa]);
+        let parts = [&[read(HEADER, 16)], data, &[write(STATUS, 1)]].concat();
+        driver.put(&parts);
+        let done = driver.done();
+        (guest.bytes(STATUS, 1)[0], done[0].1)
+    }
+
+    type Answer = (u8, u32);
+    const DONE: u8 = 0;
+    const FAILED: Answer = (1, 1);
+    const UNKNOWN: Answer = (2, 1);
+
+    #[test]
+    fn virtio_5_2_4_configuration_has_the_layout_of_the_header() {
+        use std::mem::offset_of;
+        let image = image();
+        let blk = Blk::open(&disk(&image, false), |_| ()).unwrap();
+        let word = |at: usize| u32::from_le_bytes(blk.config()[at..at + 4].try_into().unwrap());
+        assert_eq!(word(offset_of!(virtio_blk_config, capacity)), 64);
+        assert_eq!(word(offset_of!(virtio_blk_config, seg_max)), MAX_SEGMENTS);
+        let discard = offset_of!(virtio_blk_config, max_discard_sectors);
+        let zeroes = offset_of!(virtio_blk_config, max_write_zeroes_sectors);
+        assert_eq!(
+            [0, 4, 8].map(|at| word(discard + at)),
+            [MAX_DISCARD, MAX_RANGES, 1]
+        );
+        assert_eq!([0, 4].map(|at| word(zeroes + at)), [MAX_ZEROES, MAX_RANGES]);
+        let unmap = offset_of!(virtio_blk_config, write_zeroes_may_unmap);
+        assert_eq!((blk.config()[unmap], unmap + 4), (1, CONFIG));
+    }
+
+    #[test]
+    fn virtio_5_2_6_read_fills_the_guests_buffers() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        let data = [write(DATA, 100), write(DATA + 0x1000, 924)];
+        assert_eq!(
+            ask(&guest, &mut driver, VIRTIO_BLK_T_IN, 5, &data),
+            (DONE, 1025)
+        );
+        let mut bytes = guest.bytes(DATA, 100);
+        bytes.extend(guest.bytes(DATA + 0x1000, 924));
+        assert_eq!(bytes, [[6; 512], [7; 512]].concat());
+    }
+
+    #[test]
+    fn virtio_5_2_6_write_reaches_the_file() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        guest.store(DATA, &[0xee; 512]);
+        let data = [read(DATA, 500), read(DATA + 500, 12)];
+        assert_eq!(
+            ask(&guest, &mut driver, VIRTIO_BLK_T_OUT, 63, &data),
+            (DONE, 1)
+        );
+        assert_eq!(sector_of(&image, 63), [0xee; 512]);
+        assert_eq!(sector_of(&image, 62), [63; 512]);
+    }
+
+    #[test]
+    fn virtio_5_2_6_flush_and_serial_number_are_answered() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        assert_eq!(
+            ask(&guest, &mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]),
+            (DONE, 1)
+        );
+        let data = [write(DATA, 7), write(DATA + 7, 13)];
+        assert_eq!(
+            ask(&guest, &mut driver, VIRTIO_BLK_T_GET_ID, 0, &data),
+            (DONE, 21)
+        );
+        assert_eq!(
+            &guest.bytes(DATA, 20),
+            b"S1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+        );
+        assert_eq!(
+            ask(
+                &guest,
+                &mut driver,
+                VIRTIO_BLK_T_GET_ID,
+                0,
+                &[write(DATA, 19)]
+            )
+            .0,
+            1
+        );
+    }
+
+    #[test]
+    fn virtio_5_2_6_1_request_beyond_the_end_fails() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        for (sector, len) in [
+            (64, 512),
+            (63, 1024),
+            (u64::MAX, 512),
+            (1 << 55, 512),
+            (0, 511),
+        ] {
+            let input = ask(
+                &guest,
+                &mut driver,
+                VIRTIO_BLK_T_IN,
+                sector,
+                &[write(DATA, len)],
+            );
+            assert_eq!(input, (1, 0), "sector {sector}, {len} bytes");
+            let output = ask(
+                &guest,
+                &mut driver,
+                VIRTIO_BLK_T_OUT,
+                sector,
+                &[read(DATA, len)],
+            );
+            assert_eq!(output, FAILED, "sector {sector}, {len} bytes");
+        }
+        assert_eq!(image.metadata().unwrap().len(), 64 * 512);
+    }
+
+    #[test]
+    fn virtio_5_2_6_2_read_only_disk_refuses_every_change() {
+        let image = image();
+        let guest = guest(&image, true);
+        let mut driver = guest.driver();
+        assert_eq!(driver.offered() & (1 << 5 | TRIM), 1 << 5);
+        driver.start(FLUSH | 1 << VIRTIO_BLK_F_RO);
+        let output = ask(&guest, &mut driver, VIRTIO_BLK_T_OUT, 0, &[read(DATA, 512)]);
+        assert_eq!(output, FAILED);
+        let discard = ask(
+            &guest,
+            &mut driver,
+            VIRTIO_BLK_T_DISCARD,
+            0,
+            &[read(DATA, 16)],
+        );
+        assert_eq!(discard, UNKNOWN, "was not offered");
+        assert_eq!(sector_of(&image, 0), [1; 512]);
+        let input = ask(&guest, &mut driver, VIRTIO_BLK_T_IN, 0, &[write(DATA, 512)]);
+        assert_eq!(input.0, DONE);
+    }
+
+    /// One request for a range.
+    fn range(guest: &Guest, driver: &mut Driver<'_>, kind: u32, what: (u64, u32, u32)) -> Answer {
+        let (sector, sectors, flags) = what;
+        let mut bytes = sector.to_le_bytes().to_vec();
+        bytes.extend(sectors.to_le_bytes());
+        bytes.extend(flags.to_le_bytes());
+        guest.store(DATA, &bytes);
+        ask(guest, driver, kind, 0, &[read(DATA, 16)])
+    }
+
+    #[test]
+    fn virtio_5_2_6_discarded_and_zeroed_ranges_read_as_zeros() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH | TRIM);
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, (1, 2, 0)),
+            (DONE, 1)
+        );
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_WRITE_ZEROES, (10, 1, 0)),
+            (DONE, 1)
+        );
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_WRITE_ZEROES, (12, 1, 1)),
+            (DONE, 1)
+        );
+        let first = |sector| sector_of(&image, sector)[511];
+        let firsts = [0, 1, 2, 3, 9, 10, 11, 12, 13].map(first);
+        assert_eq!(firsts, [1, 0, 0, 4, 10, 0, 12, 0, 14]);
+    }
+
+    #[test]
+    fn virtio_5_2_6_2_ranges_beyond_the_end_or_too_long_fail() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH | TRIM);
+        for what in [(63, 2, 0), (u64::MAX, 1, 0), (0, u32::MAX, 0)] {
+            let answer = range(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, what);
+            assert_eq!(answer, FAILED, "{what:?}");
+            let answer = range(&guest, &mut driver, VIRTIO_BLK_T_WRITE_ZEROES, what);
+            assert_eq!(answer, FAILED, "{what:?}");
+        }
+        let long = [read(DATA, 16 * (MAX_RANGES + 1))];
+        let answer = ask(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, 0, &long);
+        assert_eq!(answer, FAILED);
+        assert_eq!(sector_of(&image, 63), [64; 512]);
+    }
+
+    #[test]
+    fn virtio_5_2_6_2_flags_that_have_no_meaning_are_unsupported() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH | TRIM);
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, (0, 1, 1)),
+            UNKNOWN
+        );
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_WRITE_ZEROES, (0, 1, 2)),
+            UNKNOWN
+        );
+        assert_eq!(sector_of(&image, 0), [1; 512]);
+    }
+
+    #[test]
+    fn virtio_5_2_6_2_unknown_request_is_unsupported() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        assert_eq!(ask(&guest, &mut driver, 3, 0, &[]), UNKNOWN);
+        assert_eq!(ask(&guest, &mut driver, u32::MAX, 0, &[]), UNKNOWN);
+        assert_eq!(
+            range(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, (0, 1, 0)),
+            UNKNOWN
+        );
+    }
+
+    #[test]
+    fn request_without_status_needs_a_reset() {
+        let image = image();
+        let guest = guest(&image, false);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        driver.put(&[read(HEADER, 16)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn error_of_the_hosts_is_a_failed_request_and_told() {
+        static TOLD: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+        let image = image();
+        let tell = |text: &str| TOLD.lock().unwrap().push(text.to_owned());
+        let guest = Guest::with(Blk::open(&disk(&image, false), tell).unwrap());
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        // Somebody cuts the image off behind our back.
+        image.set_len(512).unwrap();
+        for _ in 0..2 {
+            let answer = ask(&guest, &mut driver, VIRTIO_BLK_T_IN, 1, &[write(DATA, 512)]);
+            assert_eq!(answer, (1, 0));
+        }
+        let told = TOLD.lock().unwrap();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("disk0: a request of the guest's failed: "));
+    }
+
+    #[test]
+    fn image_that_somebody_writes_is_refused() {
+        let image = image();
+        let error = |read_only| Blk::open(&disk(&image, read_only), |_| ()).unwrap_err();
+        let writer = Blk::open(&disk(&image, false), |_| ()).unwrap();
+        assert!(matches!(error(true), image::Error::InUse { .. }));
+        assert!(error(false).to_string().contains("is in use"));
+        drop(writer);
+        let reader = Blk::open(&disk(&image, true), |_| ()).unwrap();
+        Blk::open(&disk(&image, true), |_| ()).unwrap();
+        assert!(
+            error(false)
+                .to_string()
+                .ends_with("if all have it with ,ro")
+        );
+        drop(reader);
+        Blk::open(&disk(&image, false), |_| ()).unwrap();
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Whatever a request says: an answer or a reset, and no byte outside of the image.
+        #[test]
+        fn random_requests_are_answered(
+            kind in prop_oneof![0_u32..16, any::<u32>()],
+            sector in prop_oneof![0_u64..70, any::<u64>()],
+            parts in prop::collection::vec((0_u64..0x20_0000, 0_u32..2000, any::<bool>()), 0..5),
+            features in any::<bool>(),
+        ) {
+            let image = image();
+            let guest = guest(&image, false);
+            let mut driver = guest.driver();
+            driver.start(if features { FLUSH | TRIM } else { 0 });
+            let mut header = kind.to_le_bytes().to_vec();
+            header.extend([0; 4]);
+            header.extend(sector.to_le_bytes());
+            guest.store(HEADER, &header);
+            let mut all = vec![read(HEADER, 16)];
+            let (input, output): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.2);
+            all.extend(output.iter().map(|(at, len, _)| read(*at, *len)));
+            all.extend(input.iter().map(|(at, len, _)| write(*at, *len)));
+            driver.put(&all);
+            crate::virtio::testing::wait(|| {
+                driver.get(VIRTIO_MMIO_STATUS) & 0x40 != 0
+                    || driver.get(virtio_bindings::virtio_mmio::VIRTIO_MMIO_INTERRUPT_STATUS) != 0
+            });
+            prop_assert_eq!(image.metadata().unwrap().len(), 64 * 512);
+        }
+    }
+}
