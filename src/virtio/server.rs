@@ -9,7 +9,7 @@
 //!
 //! A notification is an ordinary exit and not an ioeventfd: on recent host kernels a single
 //! ioeventfd makes closing the VM wait for a grace period, longer than all of cottage's start
-//! (docs/adr/0012). The thread starts with the driver, so a disk that no driver wants costs none.
+//! (docs/adr/0013). The thread starts with the driver, so a disk that no driver wants costs none.
 //!
 //! The lock on the queues is held for one request at a time. A reset waits for that one and takes
 //! the queues away; nothing is touched in guest memory after it, as `[virtio]` 2.1 promises.
