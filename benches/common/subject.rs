@@ -10,6 +10,8 @@ use super::guest::Guest;
 pub(crate) enum Subject {
     /// This project's, as released.
     Cottage(PathBuf),
+    /// The same with two disks, of this image, and random numbers.
+    Furnished(PathBuf, PathBuf),
     /// `benches/floor.c`, built.
     Floor(PathBuf),
     /// QEMU's smallest machine, as lean as its options make it.
@@ -42,6 +44,7 @@ impl Subject {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Cottage(_) => "cottage",
+            Self::Furnished(..) => "with devices",
             Self::Floor(_) => "floor",
             Self::Qemu(_) => "QEMU microvm",
         }
@@ -51,6 +54,12 @@ impl Subject {
     pub(crate) fn command(&self, machine: &Machine) -> Command {
         let mut command = match self {
             Self::Cottage(program) => cottage(program, machine),
+            Self::Furnished(program, disk) => {
+                let mut command = cottage(program, machine);
+                let disk = format!("{},ro", disk.display());
+                command.args(["--disk", &disk, "--disk", &disk, "--rng"]);
+                command
+            }
             Self::Floor(program) => {
                 let mut command = Command::new(program);
                 command
