@@ -99,9 +99,9 @@ pub struct MachineArgs {
     pub unpack: UnpackArg,
 
     /// Give the guest a virtio disk, a raw image or block device; can be repeated. ro: read only;
-    /// serial=TEXT: what the guest finds as its serial number; id=NAME: what cottage calls it; a
+    /// overlay: FILE stays as it is, what the guest writes is gone when the machine is; serial=TEXT: what the guest finds as its serial number; id=NAME: what cottage calls it; a
     /// comma in FILE is written twice
-    #[arg(long, value_name = "FILE[,ro][,serial=TEXT][,id=NAME]")]
+    #[arg(long, value_name = "FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
     pub disk: Vec<OsString>,
 
     /// Give the guest a virtio source of random numbers: the host's

@@ -291,7 +291,10 @@ fn refused_disk(value: &str, words: &[&str]) {
 fn disk_without_a_file_says_what_to_give() {
     refused_disk(
         ",ro",
-        &["--disk \",ro\" names no file", "FILE[,ro][,serial="],
+        &[
+            "--disk \",ro\" names no file",
+            "FILE[,ro|,overlay][,serial=",
+        ],
     );
 }
 
@@ -299,13 +302,31 @@ fn disk_without_a_file_says_what_to_give() {
 fn unknown_option_of_a_disk_names_those_there_are() {
     refused_disk(
         "a.img,cache=none",
-        &["\"cache=none\"", "there are ro, serial=TEXT and id=NAME"],
+        &[
+            "\"cache=none\"",
+            "there are ro, overlay, serial=TEXT and id=NAME",
+        ],
     );
 }
 
 #[test]
 fn option_of_a_disk_given_twice_is_refused() {
     refused_disk("a.img,ro,ro", &["--disk", "has the option ro twice"]);
+}
+
+#[test]
+fn disk_that_is_both_read_only_and_overlaid_is_refused() {
+    refused_disk("a.img,ro,overlay", &["is both ro and overlay"]);
+}
+
+#[test]
+fn overlay_without_a_place_for_it_names_the_place() {
+    let files = Scratch::new();
+    let disk = files.file("disk", &[1; 512]);
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--disk", &format!("{disk},overlay")]);
+    command.env("TMPDIR", "/no/such/place");
+    refused_command(command, &["\"/no/such/place\"", "TMPDIR names another"]);
 }
 
 #[test]
@@ -385,7 +406,7 @@ fn disk_that_may_not_be_written_says_how_to_read_it() {
     let mut command = Command::new(plain_program());
     command.args(["run", "--disk", &disk]);
     as_nobody(&mut command);
-    refused_command(command, &["for writing; add ,ro behind it"]);
+    refused_command(command, &["for writing; add ,ro or ,overlay behind it"]);
 }
 
 #[test]

@@ -160,6 +160,25 @@ fn read_only_disk_cannot_be_written() {
 }
 
 #[test]
+fn overlay_is_gone_with_the_machine() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = ext4(&files);
+    let content = fs::read(&disk).unwrap();
+    // Both at once: each has a layer of its own.
+    let overlaid = format!("{disk},overlay");
+    guest(
+        &["--disk", &overlaid, "--disk", &overlaid],
+        "mount -t ext4 /dev/vda /mnt && cp /bin/busybox /mnt/copy && umount /mnt && \
+         mount -t ext4 /dev/vda /mnt && cmp /bin/busybox /mnt/copy && umount /mnt && \
+         mount -t ext4 /dev/vdb /mnt && ls /mnt",
+    )
+    .expect_code(0)
+    .expect_stdout("lost+found\n");
+    assert!(fs::read(&disk).unwrap() == content);
+}
+
+#[test]
 fn discarded_blocks_are_the_hosts_again() {
     let Some(_) = linux_kvm() else { return };
     let files = Scratch::new();

@@ -1,4 +1,4 @@
-//! `--disk FILE[,ro][,serial=TEXT][,id=NAME]`: from words to a disk.
+//! `--disk FILE[,ro|,overlay][,serial=TEXT][,id=NAME]`: from words to a disk.
 //!
 //! The file's name comes first; a comma in it is written twice. That the file exists and is an
 //! image is found out by [`crate::virtio::blk`].
@@ -14,12 +14,12 @@ pub const MAX_SERIAL: usize = 20;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No file's name.
-    #[error("--disk {0:?} names no file: give FILE[,ro][,serial=TEXT][,id=NAME]")]
+    #[error("--disk {0:?} names no file: give FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
     NoFile(OsString),
     /// An option that does not exist.
     #[error(
-        "--disk {value:?} has the option {option:?}: there are ro, serial=TEXT and id=NAME; a \
-         comma in the file's name is written twice"
+        "--disk {value:?} has the option {option:?}: there are ro, overlay, serial=TEXT and \
+         id=NAME; a comma in the file's name is written twice"
     )]
     Option {
         /// What was given.
@@ -35,6 +35,11 @@ pub enum Error {
         /// The option.
         option: &'static str,
     },
+    /// Two options of which one makes the other pointless.
+    #[error(
+        "--disk {0:?} is both ro and overlay: what the guest writes is refused, or thrown away"
+    )]
+    Both(OsString),
     /// A text that a guest could not be told.
     #[error(
         "--disk {value:?}: {option} takes 1 to {MAX_SERIAL} letters, digits, dots, dashes and \
@@ -55,13 +60,24 @@ pub enum Error {
     SameId(String),
 }
 
+/// What becomes of what a guest writes to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It goes to the image.
+    Write,
+    /// It is refused.
+    ReadOnly,
+    /// It goes to a layer that is gone when the machine is.
+    Overlay,
+}
+
 /// A disk to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The raw image or block device.
     pub path: PathBuf,
-    /// Whether the guest may only read it.
-    pub read_only: bool,
+    /// What becomes of the guest's writes.
+    pub access: Access,
     /// What cottage calls it.
     pub id: String,
     /// What the guest finds as its serial number; the id, unless chosen.
@@ -88,17 +104,24 @@ fn parse(value: &OsStr, number: usize) -> Result<Disk, Error> {
     let mut words = split(value).into_iter();
     let path = words.next().filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| Error::NoFile(value.to_owned()))?;
-    let (mut read_only, mut id, mut serial) = (false, None, None);
+    let (mut access, mut id, mut serial) = (Access::Write, None, None);
     let twice = |option| Error::Twice {
         value: value.to_owned(),
         option,
     };
     for word in words {
-        if word == "ro" {
-            if read_only {
-                return Err(twice("ro"));
+        let wanted = match word.as_bytes() {
+            b"ro" => Some(Access::ReadOnly),
+            b"overlay" => Some(Access::Overlay),
+            _ => None,
+        };
+        if let Some(wanted) = wanted {
+            match access {
+                Access::Write => access = wanted,
+                Access::ReadOnly if wanted == access => return Err(twice("ro")),
+                Access::Overlay if wanted == access => return Err(twice("overlay")),
+                _ => return Err(Error::Both(value.to_owned())),
             }
-            read_only = true;
         } else if let Some(given) = word.as_bytes().strip_prefix(b"serial=") {
             if serial.replace(text(value, "serial", given)?).is_some() {
                 return Err(twice("serial"));
@@ -117,7 +140,7 @@ fn parse(value: &OsStr, number: usize) -> Result<Disk, Error> {
     let id = id.unwrap_or_else(|| format!("disk{number}"));
     Ok(Disk {
         path: path.into(),
-        read_only,
+        access,
         serial: serial.unwrap_or_else(|| id.clone()),
         id,
     })
@@ -169,7 +192,7 @@ mod tests {
         let all = disks(&["/a b.img", "c"]).unwrap();
         let c = Disk {
             path: "c".into(),
-            read_only: false,
+            access: Access::Write,
             id: "disk1".into(),
             serial: "disk1".into(),
         };
@@ -179,8 +202,9 @@ mod tests {
 
     #[test]
     fn options_come_in_any_order() {
-        let all = disks(&["a,serial=S-1.x,ro,id=root", "b,id=data"]).unwrap();
-        assert!(all[0].read_only && !all[1].read_only);
+        let all = disks(&["a,serial=S-1.x,ro,id=root", "b,id=data,overlay"]).unwrap();
+        let access = [all[0].access, all[1].access];
+        assert_eq!(access, [Access::ReadOnly, Access::Overlay]);
         assert_eq!((&*all[0].id, &*all[0].serial), ("root", "S-1.x"));
         assert_eq!(all[1].serial, "data", "the id, unless chosen");
     }
@@ -189,25 +213,27 @@ mod tests {
     fn comma_in_a_name_is_written_twice() {
         let all = disks(&["a,,ro,,,ro"]).unwrap();
         assert_eq!(all[0].path.to_str(), Some("a,ro,"));
-        assert!(all[0].read_only);
+        assert_eq!(all[0].access, Access::ReadOnly);
     }
 
     #[test]
     fn missing_file_is_refused() {
-        let text = "--disk \",ro\" names no file: give FILE[,ro][,serial=TEXT][,id=NAME]";
+        let text = "--disk \",ro\" names no file: give FILE[,ro|,overlay][,serial=TEXT][,id=NAME]";
         assert_eq!(refusal(&[",ro"]), text);
     }
 
     #[test]
     fn unknown_option_names_those_there_are() {
         let text = refusal(&["a.img,readonly"]);
-        assert!(text.contains("\"readonly\": there are ro, serial=TEXT and id=NAME"));
+        assert!(text.contains("\"readonly\": there are ro, overlay, serial=TEXT and id=NAME"));
         assert!(refusal(&["a.img,"]).contains("the option \"\""));
     }
 
     #[test]
     fn option_given_twice_is_refused() {
         assert!(refusal(&["a,ro,ro"]).ends_with("has the option ro twice"));
+        assert!(refusal(&["a,overlay,overlay"]).ends_with("has the option overlay twice"));
+        assert!(refusal(&["a,overlay,ro"]).contains("both ro and overlay"));
         assert!(refusal(&["a,id=b,id=b"]).ends_with("has the option id twice"));
     }
 

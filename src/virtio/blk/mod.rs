@@ -2,6 +2,7 @@
 //!
 //! - [`request`]: what the driver asks for;
 //! - [`image`]: the file it is asked of;
+//! - [`layer`]: where the guest's writes go if the file is to stay as it is;
 //! - [`lock`]: one writer an image.
 //!
 //! One thread serves a disk's one queue, a request after the other. So writes reach the file in
@@ -15,6 +16,7 @@
 
 pub mod request;
 pub mod image;
+pub mod layer;
 pub mod lock;
 
 use std::io;
@@ -304,6 +306,7 @@ mod tests {
     use virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS;
 
     use super::*;
+    use crate::config::disk::Access;
     use crate::virtio::testing::{Driver, Guest, Part, read, write};
 
     const HEADER: u64 = 0x1_0000;
@@ -323,17 +326,21 @@ mod tests {
         file
     }
 
-    fn disk(image: &File, read_only: bool) -> Disk {
+    const WRITE: Access = Access::Write;
+    const READ_ONLY: Access = Access::ReadOnly;
+    const OVERLAY: Access = Access::Overlay;
+
+    fn disk(image: &File, access: Access) -> Disk {
         Disk {
             path: PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd())),
-            read_only,
+            access,
             id: "disk0".into(),
             serial: "S1".into(),
         }
     }
 
-    fn guest(image: &File, read_only: bool) -> Guest {
-        Guest::with(Blk::open(&disk(image, read_only), |_| ()).unwrap())
+    fn guest(image: &File, access: Access) -> Guest {
+        Guest::with(Blk::open(&disk(image, access), |_| ()).unwrap())
     }
 
     /// The bytes of `sector` in the file.
@@ -371,7 +378,7 @@ mod tests {
     fn virtio_5_2_4_configuration_has_the_layout_of_the_header() {
         use std::mem::offset_of;
         let image = image();
-        let blk = Blk::open(&disk(&image, false), |_| ()).unwrap();
+        let blk = Blk::open(&disk(&image, WRITE), |_| ()).unwrap();
         let word = |at: usize| u32::from_le_bytes(blk.config()[at..at + 4].try_into().unwrap());
         assert_eq!(word(offset_of!(virtio_blk_config, capacity)), 64);
         assert_eq!(word(offset_of!(virtio_blk_config, seg_max)), MAX_SEGMENTS);
@@ -389,7 +396,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_read_fills_the_guests_buffers() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         let data = [write(DATA, 100), write(DATA + 0x1000, 924)];
@@ -405,7 +412,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_write_reaches_the_file() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         guest.store(DATA, &[0xee; 512]);
@@ -421,7 +428,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_flush_and_serial_number_are_answered() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         assert_eq!(
@@ -453,7 +460,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_1_request_beyond_the_end_fails() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         for (sector, len) in [
@@ -486,7 +493,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_2_read_only_disk_refuses_every_change() {
         let image = image();
-        let guest = guest(&image, true);
+        let guest = guest(&image, READ_ONLY);
         let mut driver = guest.driver();
         assert_eq!(driver.offered() & (1 << 5 | TRIM), 1 << 5);
         driver.start(FLUSH | 1 << VIRTIO_BLK_F_RO);
@@ -518,7 +525,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_discarded_and_zeroed_ranges_read_as_zeros() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH | TRIM);
         assert_eq!(
@@ -541,7 +548,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_2_ranges_beyond_the_end_or_too_long_fail() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH | TRIM);
         for what in [(63, 2, 0), (u64::MAX, 1, 0), (0, u32::MAX, 0)] {
@@ -559,7 +566,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_2_flags_that_have_no_meaning_are_unsupported() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH | TRIM);
         assert_eq!(
@@ -576,7 +583,7 @@ mod tests {
     #[test]
     fn virtio_5_2_6_2_unknown_request_is_unsupported() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         assert_eq!(ask(&guest, &mut driver, 3, 0, &[]), UNKNOWN);
@@ -590,7 +597,7 @@ mod tests {
     #[test]
     fn request_without_status_needs_a_reset() {
         let image = image();
-        let guest = guest(&image, false);
+        let guest = guest(&image, WRITE);
         let mut driver = guest.driver();
         driver.start(FLUSH);
         driver.put(&[read(HEADER, 16)]);
@@ -602,7 +609,7 @@ mod tests {
         static TOLD: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
         let image = image();
         let tell = |text: &str| TOLD.lock().unwrap().push(text.to_owned());
-        let guest = Guest::with(Blk::open(&disk(&image, false), tell).unwrap());
+        let guest = Guest::with(Blk::open(&disk(&image, WRITE), tell).unwrap());
         let mut driver = guest.driver();
         driver.start(FLUSH);
         // Somebody cuts the image off behind our back.
@@ -619,20 +626,43 @@ mod tests {
     #[test]
     fn image_that_somebody_writes_is_refused() {
         let image = image();
-        let error = |read_only| Blk::open(&disk(&image, read_only), |_| ()).unwrap_err();
-        let writer = Blk::open(&disk(&image, false), |_| ()).unwrap();
-        assert!(matches!(error(true), image::Error::InUse { .. }));
-        assert!(error(false).to_string().contains("is in use"));
+        let error = |access| Blk::open(&disk(&image, access), |_| ()).unwrap_err();
+        let writer = Blk::open(&disk(&image, WRITE), |_| ()).unwrap();
+        assert!(matches!(error(READ_ONLY), image::Error::InUse { .. }));
+        assert!(matches!(error(OVERLAY), image::Error::InUse { .. }));
+        assert!(error(WRITE).to_string().contains("is in use"));
         drop(writer);
-        let reader = Blk::open(&disk(&image, true), |_| ()).unwrap();
-        Blk::open(&disk(&image, true), |_| ()).unwrap();
-        assert!(
-            error(false)
-                .to_string()
-                .ends_with("if all have it with ,ro")
+        let readers = [READ_ONLY, READ_ONLY, OVERLAY, OVERLAY]
+            .map(|access| Blk::open(&disk(&image, access), |_| ()).unwrap());
+        assert!(error(WRITE).to_string().ends_with("with ,ro or ,overlay"));
+        drop(readers);
+        Blk::open(&disk(&image, WRITE), |_| ()).unwrap();
+    }
+
+    #[test]
+    fn overlay_takes_writes_and_the_image_stays() {
+        let image = image();
+        let guest = guest(&image, OVERLAY);
+        let mut driver = guest.driver();
+        driver.start(FLUSH | TRIM);
+        guest.store(DATA, &[0xee; 512]);
+        let written = ask(&guest, &mut driver, VIRTIO_BLK_T_OUT, 3, &[read(DATA, 512)]);
+        assert_eq!(written, (DONE, 1));
+        let discarded = range(&guest, &mut driver, VIRTIO_BLK_T_DISCARD, (4, 1, 0));
+        assert_eq!(discarded, (DONE, 1));
+        let flushed = ask(&guest, &mut driver, VIRTIO_BLK_T_FLUSH, 0, &[]);
+        assert_eq!(flushed, (DONE, 1));
+        let input = ask(
+            &guest,
+            &mut driver,
+            VIRTIO_BLK_T_IN,
+            2,
+            &[write(DATA, 2048)],
         );
-        drop(reader);
-        Blk::open(&disk(&image, false), |_| ()).unwrap();
+        assert_eq!(input, (DONE, 2049));
+        let expected = [[3; 512], [0xee; 512], [0; 512], [6; 512]].concat();
+        assert_eq!(guest.bytes(DATA, 2048), expected);
+        assert_eq!(sector_of(&image, 3), [4; 512]);
     }
 
     proptest! {
@@ -646,7 +676,7 @@ mod tests {
             features in any::<bool>(),
         ) {
             let image = image();
-            let guest = guest(&image, false);
+            let guest = guest(&image, WRITE);
             let mut driver = guest.driver();
             driver.start(if features { FLUSH | TRIM } else { 0 });
             let mut header = kind.to_le_bytes().to_vec();

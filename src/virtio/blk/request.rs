@@ -125,7 +125,7 @@ fn copy(segments: &[Segment], memory: &GuestMemory, mut bytes: &mut [u8]) -> Opt
 
 /// Cuts `segments` into the first `at` bytes and the rest. Usually a segment ends there, and
 /// nothing is copied.
-fn cut(segments: &[Segment], at: u64) -> (Cow<'_, [Segment]>, Cow<'_, [Segment]>) {
+pub fn cut(segments: &[Segment], at: u64) -> (Cow<'_, [Segment]>, Cow<'_, [Segment]>) {
     let mut left = at;
     for (index, segment) in segments.iter().enumerate() {
         let (before, rest) = segments.split_at(index);
