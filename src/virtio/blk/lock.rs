@@ -2,8 +2,9 @@
 //!
 //! "Open file description" locks: they belong to the open file and not, as POSIX's do, to the
 //! process, so one image cannot be given to one machine twice either. The lock covers every byte,
-//! so it also excludes QEMU and others that lock single bytes of an image. It is gone when the
-//! file is closed, however the process ended.
+//! so a writer also excludes QEMU, which locks single bytes of an image, and is excluded by it. A
+//! reader does not notice a QEMU that writes: both locks are shared ones. The lock is gone when
+//! the file is closed, however the process ended.
 //!
 //! Locks are advice: `cp` and `mkfs` do not ask.
 //!
