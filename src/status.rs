@@ -55,7 +55,7 @@ impl StatusLine {
         for server in self.virtio.iter().map(|transport| transport.server()) {
             let count = server.faults().count();
             if count > 0 {
-                let name = server.device().name();
+                let name = server.device().label();
                 let _infallible = write!(line, ", {name}'s driver failed {count} times");
             }
         }

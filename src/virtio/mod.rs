@@ -50,6 +50,10 @@ use queue::{Chain, QueueSetup};
 pub trait Device: fmt::Debug + Send + Sync {
     /// What reports call it.
     fn name(&self) -> &'static str;
+    /// Which one it is, for the user.
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
     /// Its kind. `[virtio]` 5
     fn id(&self) -> u32;
     /// The feature bits of its kind that it offers; the transport adds those of every device.
@@ -142,10 +146,11 @@ impl Faults {
     }
 
     /// Counts one. Only the first is told: a guest could make any number of them.
-    pub fn note(&self, device: &str, broken: &Broken) {
+    pub fn note(&self, device: &dyn Device, broken: &Broken) {
         if self.count.fetch_add(1, Ordering::Relaxed) == 0 {
+            let label = device.label();
             (self.tell)(&format!(
-                "{device}: {broken}; it does nothing until the guest resets it"
+                "{label}: {broken}; it does nothing until the guest resets it"
             ));
         }
     }

@@ -156,7 +156,7 @@ impl Server {
     }
 
     fn gave_up(&self, broken: &Broken, listening: bool) {
-        self.faults.note(self.device.name(), broken);
+        self.faults.note(&*self.device, broken);
         self.line.give_up(listening);
     }
 

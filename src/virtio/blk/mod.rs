@@ -116,8 +116,10 @@ impl Blk {
         };
         result.unwrap_or_else(|error| {
             if !self.told.swap(true, Ordering::Relaxed) {
-                let id = &self.id;
-                (self.tell)(&format!("{id}: a request of the guest's failed: {error}"));
+                let label = self.label();
+                (self.tell)(&format!(
+                    "{label}: a request of the guest's failed: {error}"
+                ));
             }
             Status::IoError
         })
@@ -247,6 +249,10 @@ fn config(size: u64) -> [u8; CONFIG] {
 impl Device for Blk {
     fn name(&self) -> &'static str {
         "virtio-blk"
+    }
+
+    fn label(&self) -> String {
+        format!("virtio-blk {}", self.id)
     }
 
     fn id(&self) -> u32 {
@@ -620,7 +626,7 @@ mod tests {
         }
         let told = TOLD.lock().unwrap();
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("disk0: a request of the guest's failed: "));
+        assert!(told[0].starts_with("virtio-blk disk0: a request of the guest's failed: "));
     }
 
     #[test]
