@@ -57,6 +57,7 @@ fn main() {
         runs,
     );
     irqchips(&subjects, &small, runs);
+    furnished(&folder, &small, runs);
     by_size(&subjects[0], &small, runs);
     file_sizes(&subjects);
     footprints(&subjects, &asleep);
@@ -79,6 +80,21 @@ fn subjects(folder: &Path, guest: &Guest) -> Vec<Subject> {
         Err(reason) => println!("without QEMU: {reason}"),
     }
     subjects
+}
+
+/// Cottage against itself with devices that no driver touches.
+fn furnished(folder: &Path, guest: &Guest, runs: usize) {
+    let disk = folder.join("disk");
+    std::fs::write(&disk, [0; KIB]).expect("writing a disk image");
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_cottage"));
+    let plain = Subject::Cottage(program.clone());
+    let subjects = [plain, Subject::Furnished(program, disk)];
+    compare(
+        "a kernel of 5 KiB, without and with two disks and random numbers",
+        &subjects,
+        guest,
+        runs,
+    );
 }
 
 /// Compiles the floor. Static like cottage: the dynamic linker would be most of its time.

@@ -168,6 +168,16 @@ pub struct MachineArgs {
     #[arg(long, value_enum, default_value_t = UnpackArg::Host)]
     pub unpack: UnpackArg,
 
+    /// Give the guest a virtio disk, a raw image or block device; can be repeated. ro: read only;
+    /// overlay: FILE stays as it is, what the guest writes is gone when the machine is; serial=TEXT: what the guest finds as its serial number; id=NAME: what cottage calls it; a
+    /// comma in FILE is written twice
+    #[arg(long, value_name = "FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
+    pub disk: Vec<OsString>,
+
+    /// Give the guest a virtio source of random numbers: the host's
+    #[arg(long)]
+    pub rng: bool,
+
     /// Command and arguments for the guest to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -233,6 +243,12 @@ impl MachineArgs {
         flag("--cpus", Some(OsStr::new(&self.cpus)));
         flag("--protocol", Some(OsStr::new(self.protocol.word())));
         flag("--unpack", Some(OsStr::new(self.unpack.word())));
+        for disk in &self.disk {
+            flag("--disk", Some(disk));
+        }
+        if self.rng {
+            words.push("--rng".into());
+        }
         words.push("--".into());
         words.extend(self.command.iter().cloned());
         words
@@ -347,6 +363,10 @@ mod tests {
             "pvh",
             "--unpack",
             "guest",
+            "--disk",
+            "a,ro",
+            "--disk=-b",
+            "--rng",
             "--",
             "ls",
             "--cpus",

@@ -35,6 +35,7 @@ pub mod bus;
 
 // 8. Devices.
 pub mod devices;
+pub mod virtio;
 
 // 9. The user's side of the console.
 pub mod console;

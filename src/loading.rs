@@ -16,6 +16,7 @@ use crate::memory::{self, GuestMemory};
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
+use crate::virtio::attach;
 
 /// Why the guest could not be loaded; each of these is the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -58,15 +59,15 @@ pub fn fill(
     timeline.note(Stage::KernelLoaded);
     let initramfs = load_initramfs(&sources, config, &kernel, memory)?;
     timeline.note(Stage::InitramfsLoaded);
-    let acpi = platform::acpi::build(config.vcpus, &[])?;
+    let acpi = platform::acpi::build(config.vcpus, &attach::in_acpi(config.virtio_devices()))?;
     memory.write(acpi.rsdp, &acpi.bytes)?;
-    let mp_table = platform::mptable::build(config.vcpus, platform::LINES);
-    memory.write(MP_TABLE, &mp_table)?;
-    let cmdline = if guest_request::needs_init(config) {
-        format!("{} {INIT_PARAMETER}", config.cmdline)
-    } else {
-        config.cmdline.clone()
-    };
+    let lines = platform::lines(config.virtio_devices());
+    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
+    // In front: what stands behind a user's `--` is not the kernel's.
+    let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
+    if guest_request::needs_init(config) {
+        cmdline = format!("{cmdline} {INIT_PARAMETER}");
+    }
     let info = boot::write_boot_info(
         memory,
         &kernel,

@@ -30,6 +30,7 @@ use crate::config::VmConfig;
 use crate::console::output::Output;
 use crate::console::signals::Signals;
 use crate::console::terminal::Raw;
+use crate::console::words::say;
 use crate::control::Control;
 use crate::devices::ioapic::IoApic;
 use crate::devices::pci::PciHostBridge;
@@ -54,6 +55,9 @@ use crate::status::StatusLine;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::{cpuid, msr, run};
+use crate::virtio::attach::{self, Sockets};
+use crate::virtio::blk::image;
+use crate::virtio::mmio::Transport;
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,9 @@ pub enum Error {
     /// What was to be loaded does not load; the user's to mend.
     #[error(transparent)]
     Loading(#[from] loading::Error),
+    /// A disk cannot be used; the user's to mend.
+    #[error(transparent)]
+    Disk(#[from] image::Error),
     /// Guest memory could not be had.
     #[error(transparent)]
     Memory(#[from] memory::guest::Error),
@@ -86,6 +93,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     board: Arc<run::Board>,
     served: Served,
+    virtio: Vec<Arc<Transport>>,
     status: Arc<StatusPort>,
     command_given: bool,
 }
@@ -95,6 +103,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Loading(_)
+            | Self::Disk(_)
             | Self::Kvm(kvm::Error::TooManyVcpus { .. } | kvm::Error::TooMuchMemory { .. }) => {
                 USER_ERROR
             }
@@ -109,7 +118,8 @@ impl Machine {
     /// # Errors
     /// [`Error`], before anything has run.
     pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
-        // 1. Memory, and what the guest finds in it.
+        // 1. Disks, which may be refused; memory, and what the guest finds in it.
+        let devices = attach::open(config, say)?;
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
         // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
@@ -124,7 +134,7 @@ impl Machine {
         enter_with(&entry, &vcpus)?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
-        let pins = platform::ioapic_pins(platform::LINES);
+        let pins = platform::ioapic_pins(&platform::lines(config.virtio_devices()));
         let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
@@ -139,7 +149,15 @@ impl Machine {
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status)?;
         let mut mmio = MmioBus::new();
-        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic)?;
+        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
+        let mut sockets = Sockets {
+            mmio: &mut mmio,
+            ioapic,
+            memory: memory.clone(),
+            control: control.clone(),
+            tell: say,
+        };
+        let virtio = attach::attach(devices, &mut sockets)?;
         timeline.note(Stage::DevicesReady);
         let board = Arc::new(run::Board {
             ports,
@@ -153,6 +171,7 @@ impl Machine {
             vcpus,
             board,
             served,
+            virtio,
             status,
             command_given,
         })
@@ -166,7 +185,8 @@ impl Machine {
         let signals = Signals::block().map_err(host("open a signalfd"))?;
         let mut event_loop =
             EventLoop::new(&self.served, signals).map_err(host("duplicate stdout"))?;
-        let status_line = StatusLine::new(&self.served, &self.board, self.vcpus.len());
+        let status_line =
+            StatusLine::new(&self.served, &self.board, &self.virtio, self.vcpus.len());
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
@@ -175,6 +195,9 @@ impl Machine {
         timeline.look_at_memory(&self.board.memory.host_range());
         // Whatever happened: the vCPUs must be out of the guest before its memory goes.
         stop_threads(threads, &self.board.control);
+        for device in &self.virtio {
+            device.server().shut_down();
+        }
         timeline.note(Stage::VcpusStopped);
         Ok(Outcome {
             ending: ending.map_err(host("wait for events"))?,

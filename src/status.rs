@@ -10,6 +10,7 @@ use crate::event_loop::Served;
 use crate::memory::GuestMemory;
 use crate::timeline::{Nanos, Stage, Timeline, now};
 use crate::vcpu::run::Board;
+use crate::virtio::mmio::Transport;
 
 /// What the line tells of.
 #[derive(Debug)]
@@ -17,17 +18,19 @@ pub struct StatusLine {
     output: Arc<Output>,
     timeline: Arc<Timeline>,
     memory: Arc<GuestMemory>,
+    virtio: Vec<Arc<Transport>>,
     started: Nanos,
     vcpus: usize,
 }
 
 impl StatusLine {
     /// A line about this machine, which is about to start.
-    pub fn new(served: &Served, board: &Board, vcpus: usize) -> Self {
+    pub fn new(served: &Served, board: &Board, virtio: &[Arc<Transport>], vcpus: usize) -> Self {
         Self {
             output: served.output.clone(),
             timeline: board.timeline.clone(),
             memory: board.memory.clone(),
+            virtio: virtio.to_vec(),
             started: now(),
             vcpus,
         }
@@ -49,6 +52,13 @@ impl StatusLine {
         let _infallible = write!(line, ", {} bytes printed", self.output.written());
         if self.output.closed() {
             line += " (stdout is closed: thrown away)";
+        }
+        for server in self.virtio.iter().map(|transport| transport.server()) {
+            let count = server.faults().count();
+            if count > 0 {
+                let name = server.device().label();
+                let _infallible = write!(line, ", {name}'s driver failed {count} times");
+            }
         }
         let (notes, more) = self.timeline.notes();
         for noted in notes {

@@ -31,11 +31,13 @@ const DUPLICATES: [(&str, &str); 2] = [
 
 /// The rust-vmm crates. Two versions of one would mean two types of the same name, and guest memory
 /// that does not fit a device.
-const RUST_VMM: [&str; 6] = [
+const RUST_VMM: [&str; 8] = [
     "acpi_tables",
     "kvm-bindings",
     "kvm-ioctls",
     "linux-loader",
+    "virtio-bindings",
+    "virtio-queue",
     "vm-memory",
     "vmm-sys-util",
 ];

@@ -279,6 +279,146 @@ fn negative_processors_are_refused() {
     refused(&["run", "--cpus=-1"], &["--cpus \"-1\"", "give 1 to 255"]);
 }
 
+// ---- disks ------------------------------------------------------------------------------------
+
+/// Runs `cottage run --disk VALUE`, which must refuse.
+#[track_caller]
+fn refused_disk(value: &str, words: &[&str]) {
+    refused(&["run", "--disk", value], words);
+}
+
+#[test]
+fn disk_without_a_file_says_what_to_give() {
+    refused_disk(
+        ",ro",
+        &[
+            "--disk \",ro\" names no file",
+            "FILE[,ro|,overlay][,serial=",
+        ],
+    );
+}
+
+#[test]
+fn unknown_option_of_a_disk_names_those_there_are() {
+    refused_disk(
+        "a.img,cache=none",
+        &[
+            "\"cache=none\"",
+            "there are ro, overlay, serial=TEXT and id=NAME",
+        ],
+    );
+}
+
+#[test]
+fn option_of_a_disk_given_twice_is_refused() {
+    refused_disk("a.img,ro,ro", &["--disk", "has the option ro twice"]);
+}
+
+#[test]
+fn disk_that_is_both_read_only_and_overlaid_is_refused() {
+    refused_disk("a.img,ro,overlay", &["is both ro and overlay"]);
+}
+
+#[test]
+fn overlay_without_a_place_for_it_names_the_place() {
+    let files = Scratch::new();
+    let disk = files.file("disk", &[1; 512]);
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--disk", &format!("{disk},overlay")]);
+    command.env("TMPDIR", "/no/such/place");
+    refused_command(command, &["\"/no/such/place\"", "TMPDIR names another"]);
+}
+
+#[test]
+fn serial_number_that_is_too_long_names_the_limit() {
+    refused_disk(
+        "a.img,serial=0123456789-0123456789",
+        &["serial takes 1 to 20 letters", "0123456789-0123456789"],
+    );
+}
+
+#[test]
+fn two_disks_of_one_id_are_refused() {
+    refused(
+        &["run", "--disk", "a,id=x", "--disk", "b,id=x"],
+        &["two disks have the id \"x\""],
+    );
+}
+
+#[test]
+fn more_devices_than_there_is_room_for_are_refused() {
+    let disks = (0..15).flat_map(|_| ["--disk", "a"]);
+    let words: Vec<_> = ["run"].into_iter().chain(disks).collect();
+    refused(&words, &["15 virtio devices", "can have 14"]);
+}
+
+#[test]
+fn missing_disk_is_named() {
+    refused_disk(
+        "/no/such/disk",
+        &["--disk \"/no/such/disk\"", "No such file or directory"],
+    );
+}
+
+#[test]
+fn directory_as_disk_is_refused() {
+    refused_disk("/,ro", &["--disk \"/\"", "it is a directory", "raw image"]);
+}
+
+#[test]
+fn character_device_as_disk_is_refused() {
+    refused_disk("/dev/null", &["a character device", "raw image"]);
+}
+
+#[test]
+fn empty_disk_says_how_to_mend_it() {
+    let files = Scratch::new();
+    refused_disk(
+        &files.file("disk", b""),
+        &["it has 0 bytes", "truncate -s 512 FILE"],
+    );
+}
+
+#[test]
+fn disk_of_odd_size_says_how_to_mend_it() {
+    let files = Scratch::new();
+    refused_disk(
+        &files.file("disk", &[1; 513]),
+        &["it has 513 bytes", "truncate -s 1024 FILE"],
+    );
+}
+
+#[test]
+fn qcow2_image_says_how_to_convert_it() {
+    let files = Scratch::new();
+    let image = [&b"QFI\xfb"[..], &[0; 508]].concat();
+    refused_disk(
+        &files.file("disk", &image),
+        &["is a qcow2 image", "qemu-img convert -O raw"],
+    );
+}
+
+#[test]
+fn disk_that_may_not_be_written_says_how_to_read_it() {
+    let files = Scratch::new();
+    let disk = files.file("disk", &[1; 512]);
+    std::fs::set_permissions(&disk, PermissionsExt::from_mode(0o444)).unwrap();
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--disk", &disk]);
+    as_nobody(&mut command);
+    refused_command(command, &["for writing; add ,ro or ,overlay behind it"]);
+}
+
+#[test]
+fn disk_given_twice_is_refused() {
+    let files = Scratch::new();
+    let disk = files.file("disk", &[1; 512]);
+    refused(
+        &["run", "--disk", &disk, "--disk", &disk],
+        &["is in use", "as another disk of this one", "with ,ro"],
+    );
+}
+
 // ---- files ------------------------------------------------------------------------------------
 
 #[test]

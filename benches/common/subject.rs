@@ -10,6 +10,8 @@ use super::guest::Guest;
 pub(crate) enum Subject {
     /// This project's, as released.
     Cottage(PathBuf),
+    /// The same with two disks, of this image, and random numbers.
+    Furnished(PathBuf, PathBuf),
     /// `benches/floor.c`, built.
     Floor(PathBuf),
     /// The same with another irqchip: its name here, and what `benches/floor.c` calls it.
@@ -44,6 +46,7 @@ impl Subject {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Cottage(_) => "cottage",
+            Self::Furnished(..) => "with devices",
             Self::Floor(_) => "floor",
             Self::FloorWith(_, name, _) => name,
             Self::Qemu(_) => "QEMU microvm",
@@ -54,6 +57,12 @@ impl Subject {
     pub(crate) fn command(&self, machine: &Machine) -> Command {
         let mut command = match self {
             Self::Cottage(program) => cottage(program, machine),
+            Self::Furnished(program, disk) => {
+                let mut command = cottage(program, machine);
+                let disk = format!("{},ro", disk.display());
+                command.args(["--disk", &disk, "--disk", &disk, "--rng"]);
+                command
+            }
             Self::Floor(program) => floor(program, &[], machine),
             Self::FloorWith(program, _, irqchip) => floor(program, &[irqchip], machine),
             Self::Qemu(words) => qemu(words, machine),

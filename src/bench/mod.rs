@@ -10,7 +10,7 @@
 //! Read next: [`subject`].
 
 pub mod subject;
-mod running;
+pub mod running;
 pub mod rounds;
 pub mod cold;
 pub mod host;

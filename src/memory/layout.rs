@@ -17,7 +17,8 @@
 //!              │ kernel (where it asks to be), then initramfs   │
 //!              │ RAM up to the memory size or 3 GiB             │
 //!  0xc000_0000 ├──────────────────────────────────────────────┤ MMIO_GAP_START
-//!              │ virtio-mmio windows (none yet)                 │
+//!              │ virtio-mmio windows that the DSDT names        │ VIRTIO_ACPI
+//!  0xc001_0000 │ the same devices, for the command line         │ VIRTIO_CMDLINE
 //!  0xfec0_0000 │ I/O APIC registers                             │ IOAPIC
 //!  0xfee0_0000 │ local APIC registers (in KVM)                  │ LOCAL_APIC
 //!  0xfffb_c000 │ identity-map page and TSS for KVM on Intel     │ KVM_IDENTITY_MAP
@@ -35,7 +36,8 @@
 //!  0x0cf8-0x0cff  PCI configuration address and data: an empty bus
 //!
 //!  global system interrupts (GSI) = I/O APIC pins
-//!  4  COM1
+//!  4       COM1
+//!  10-23   virtio devices, in the order of their windows
 //! ```
 //!
 //! Constants stand in the drawing's order; assertions at the end keep ranges apart.
@@ -78,6 +80,12 @@ pub const MP_TABLE_MAX_SIZE: u64 = 0x1_0000;
 pub const HIGH_RAM_START: GuestAddress = GuestAddress(0x10_0000);
 /// RAM stops here and goes on at [`MMIO_GAP_END`].
 pub const MMIO_GAP_START: GuestAddress = GuestAddress(0xc000_0000);
+/// The first of [`VIRTIO_SLOTS`] register windows, one after the other, that the DSDT names.
+pub const VIRTIO_ACPI: GuestAddress = GuestAddress(0xc000_0000);
+/// Windows on the same devices under other addresses, named on the kernel command line.
+pub const VIRTIO_CMDLINE: GuestAddress = GuestAddress(0xc001_0000);
+/// Size of a virtio-mmio register window, in bytes.
+pub const VIRTIO_WINDOW_SIZE: u64 = 0x1000;
 /// I/O APIC register window.
 pub const IOAPIC: GuestAddress = GuestAddress(0xfec0_0000);
 /// Size of the I/O APIC window, in bytes.
@@ -122,6 +130,11 @@ pub const PCI_CONFIG_PORTS: u16 = 8;
 
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
+/// The first virtio device's interrupt. Below it lie pins that kernels without ACPI take for a PC's
+/// own: 0 and 2 the timer's, 8 the clock's, 9 ACPI's.
+pub const VIRTIO_GSI: u32 = 10;
+/// Room for virtio devices, each with a window and a pin.
+pub const VIRTIO_SLOTS: u32 = 14;
 /// The most pins the I/O APIC can have; `platform::ioapic_pins` says how many it has.
 pub const IOAPIC_PINS: u32 = 24;
 
@@ -149,6 +162,11 @@ const _: () = {
     assert!(ACPI_TABLES.0 + ACPI_TABLES_MAX_SIZE <= MP_TABLE.0);
     assert!(MP_TABLE.0 + MP_TABLE_MAX_SIZE <= HIGH_RAM_START.0);
     assert!(HIGH_RAM_START.0 < MIN_MEMORY && MIN_MEMORY < MMIO_GAP_START.0);
+    assert!(MMIO_GAP_START.0 <= VIRTIO_ACPI.0);
+    let windows = VIRTIO_SLOTS as u64 * VIRTIO_WINDOW_SIZE;
+    assert!(VIRTIO_ACPI.0 + windows <= VIRTIO_CMDLINE.0);
+    assert!(VIRTIO_CMDLINE.0 + windows <= IOAPIC.0);
+    assert!(COM1_GSI < VIRTIO_GSI && VIRTIO_GSI + VIRTIO_SLOTS <= IOAPIC_PINS);
     assert!(MMIO_GAP_START.0 < IOAPIC.0 && IOAPIC.0 + IOAPIC_SIZE <= LOCAL_APIC.0);
     assert!(LOCAL_APIC.0 + 0x1000 <= KVM_IDENTITY_MAP.0);
     assert!(KVM_IDENTITY_MAP.0 + 0x1000 <= KVM_TSS.0 && KVM_TSS.0 + 0x3000 <= MMIO_GAP_END.0);

@@ -10,7 +10,7 @@
 
 use vm_memory::GuestAddress;
 
-use crate::memory::layout::{COM1_GSI, IOAPIC_PINS};
+use crate::memory::layout::{COM1_GSI, IOAPIC_PINS, VIRTIO_GSI};
 
 pub mod acpi;
 pub mod mptable;
@@ -19,11 +19,15 @@ pub mod mptable;
 /// "all of them".
 const LAST_XAPIC_ID: u32 = 0xfe;
 
-/// Interrupt lines that a device is wired to, as global system interrupts.
+/// Interrupt lines that a device is wired to, as global system interrupts, in a machine with this
+/// many virtio devices.
 ///
 /// The MP table names these and no others: Linux gives each line it is told of a descriptor and
 /// a directory in sysfs, used or not.
-pub const LINES: &[u32] = &[COM1_GSI];
+pub fn lines(virtio_devices: usize) -> Vec<u32> {
+    let virtio = (VIRTIO_GSI..).take(virtio_devices);
+    [COM1_GSI].into_iter().chain(virtio).collect()
+}
 
 /// The fewest pins an I/O APIC has here.
 ///

@@ -6,7 +6,7 @@
 //! The packed bytes are not to be trusted more than any download, hence: output is bounded by
 //! the caller and grows only as data really comes; a decoder gets a bounded dictionary; nothing
 //! is believed because a header says so. All decoders are Rust but zstd's, which is the C library:
-//! it unpacks a known size straight into the output ([`zstd_at_once`]), however large the window
+//! it unpacks a known size straight into the output (`zstd_at_once`), however large the window
 //! that `zstd --ultra -22` asks for.
 //!
 //! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12, payload_offset;

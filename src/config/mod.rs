@@ -2,7 +2,9 @@
 //!
 //! All refusals that need no file and no KVM are here. After this point no value is checked
 //! again and no `Option` stands for a default.
-//! Read next: [`crate::outcome`].
+//! Read next: [`disk`].
+
+pub mod disk;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -10,7 +12,8 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
-use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY};
+use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS};
+use disk::Disk;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -55,6 +58,12 @@ pub enum Error {
         /// What was given.
         value: String,
     },
+    /// A `--disk` is none.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// More devices than there are places for.
+    #[error("--disk and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
+    TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
     #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
     CmdlineText {
@@ -93,6 +102,10 @@ pub struct VmConfig {
     pub memory: u64,
     /// Number of processors.
     pub vcpus: u32,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Whether there is a virtio source of random numbers.
+    pub rng: bool,
     /// How to load and enter the kernel.
     pub boot: boot::Options,
     /// The guest's command and its arguments; empty for a shell.
@@ -132,15 +145,26 @@ impl VmConfig {
         if let Some(at) = command.iter().position(|word| word.contains(&0)) {
             return Err(Error::CommandNul { position: at + 1 });
         }
-        Ok(Self {
+        let config = Self {
             kernel: source(args.kernel),
             initramfs: source(args.initramfs),
             cmdline,
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
+            disks: disk::parse_all(&args.disk)?,
+            rng: args.rng,
             boot: boot::Options { protocol, unpack },
             command,
-        })
+        };
+        match config.virtio_devices() {
+            count if count > VIRTIO_SLOTS as usize => Err(Error::TooManyDevices(count)),
+            _ => Ok(config),
+        }
+    }
+
+    /// How many virtio devices there are.
+    pub fn virtio_devices(&self) -> usize {
+        self.disks.len() + usize::from(self.rng)
     }
 }
 

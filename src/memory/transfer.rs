@@ -1,0 +1,206 @@
+//! From a file straight into guest memory and back, by many pieces at once.
+//!
+//! A disk request names up to a few hundred pieces of guest memory. One preadv(2) or pwritev(2)
+//! moves them all: the host kernel copies between its page cache and the guest, no buffer of ours
+//! in between.
+//!
+//! This is one of the rooms where `unsafe` is allowed. Who calls it: [`crate::virtio::blk`].
+//! Sources: preadv(2), IOV_MAX in limits.h(0p).
+//! Read next: [`crate::loading`], which fills this memory.
+#![expect(
+    unsafe_code,
+    reason = "lets the host kernel move bytes between files and guest memory"
+)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::GuestMemory;
+
+/// Pieces that one call may have: Linux's IOV_MAX.
+const MAX_PIECES: usize = 1024;
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First guest-physical address.
+    pub gpa: GuestAddress,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// preadv(2) or pwritev(2).
+type Call = unsafe extern "C" fn(
+    libc::c_int,
+    *const libc::iovec,
+    libc::c_int,
+    libc::off_t,
+) -> libc::ssize_t;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    ToGuest,
+    FromGuest,
+}
+
+impl GuestMemory {
+    /// Fills the guest's `segments`, one after the other, from `file` at `offset`.
+    ///
+    /// # Errors
+    /// What the host says; `UnexpectedEof` if the file is shorter.
+    pub fn fill_from(&self, file: &File, offset: u64, segments: &[Segment]) -> io::Result<()> {
+        self.transfer(Direction::ToGuest, file, offset, segments)
+    }
+
+    /// Writes the guest's `segments`, one after the other, to `file` at `offset`.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn drain_to(&self, file: &File, offset: u64, segments: &[Segment]) -> io::Result<()> {
+        self.transfer(Direction::FromGuest, file, offset, segments)
+    }
+
+    /// Calls the host until all bytes are moved.
+    fn transfer(
+        &self,
+        direction: Direction,
+        file: &File,
+        mut offset: u64,
+        segments: &[Segment],
+    ) -> io::Result<()> {
+        let (call, short) = match direction {
+            Direction::ToGuest => (libc::preadv as Call, io::ErrorKind::UnexpectedEof),
+            Direction::FromGuest => (libc::pwritev as Call, io::ErrorKind::WriteZero),
+        };
+        let mut pieces = Vec::with_capacity(segments.len());
+        for segment in segments.iter().filter(|segment| segment.len > 0) {
+            let len = segment.len as usize;
+            let slice = self.backend().get_slice(segment.gpa, len);
+            let slice = slice.map_err(io::Error::other)?;
+            pieces.push(libc::iovec {
+                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                iov_len: len,
+            });
+        }
+        let mut pieces = pieces.as_mut_slice();
+        while !pieces.is_empty() {
+            let count = i32::try_from(pieces.len().min(MAX_PIECES)).map_err(io::Error::other)?;
+            let at = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+            // SAFETY: 1. `pieces` holds at least `count` entries. 2. get_slice proved that each
+            // one's bytes lie in one RAM mapping, and `self` keeps the mappings alive. 3. The
+            // memory belongs to the guest: no Rust reference to it exists, so the host's kernel
+            // may read and write it at any time.
+            let moved = unsafe { call(file.as_raw_fd(), pieces.as_ptr(), count, at) };
+            match usize::try_from(moved) {
+                Ok(0) => return Err(short.into()),
+                Ok(moved) => {
+                    offset += moved as u64;
+                    pieces = advance(pieces, moved);
+                }
+                Err(_negative) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the first `moved` bytes off `pieces`.
+fn advance(pieces: &mut [libc::iovec], mut moved: usize) -> &mut [libc::iovec] {
+    let mut done = 0;
+    for piece in pieces.iter_mut() {
+        if moved < piece.iov_len {
+            piece.iov_len -= moved;
+            piece.iov_base = piece.iov_base.wrapping_byte_add(moved);
+            break;
+        }
+        moved -= piece.iov_len;
+        done += 1;
+    }
+    pieces.split_at_mut(done).1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+
+    fn segment(gpa: u64, len: u32) -> Segment {
+        Segment {
+            gpa: GuestAddress(gpa),
+            len,
+        }
+    }
+
+    /// A nameless file with `content`.
+    fn file(content: &[u8]) -> File {
+        let fd = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = File::from(fd);
+        file.write_all(content).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn bytes_go_to_pieces_in_their_order_and_back() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let pieces = [segment(0x2000, 3), segment(0x9000, 0), segment(0x1000, 2)];
+        memory.fill_from(&file(b"..abcde"), 2, &pieces).unwrap();
+        let mut bytes = [0; 3];
+        memory.read(GuestAddress(0x2000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"abc");
+        let back = file(b"");
+        memory.drain_to(&back, 1, &pieces).unwrap();
+        let mut text = [9; 6];
+        std::os::unix::fs::FileExt::read_exact_at(&back, &mut text, 0).unwrap();
+        assert_eq!(&text, b"\0abcde");
+    }
+
+    #[test]
+    fn more_pieces_than_one_call_takes_are_moved_by_several() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let content: Vec<u8> = (0..3000_u16).map(|n| n.to_le_bytes()[0]).collect();
+        let pieces: Vec<_> = (0..3000).map(|n| segment(0x1000 + 2 * n, 1)).collect();
+        memory.fill_from(&file(&content), 0, &pieces).unwrap();
+        let mut bytes = [0; 6000];
+        memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
+        let odd: Vec<u8> = bytes.iter().step_by(2).copied().collect();
+        assert_eq!(odd, content);
+    }
+
+    #[test]
+    fn file_that_ends_early_is_an_error() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let error = memory.fill_from(&file(b"abc"), 1, &[segment(0, 3)]);
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn piece_outside_of_ram_moves_nothing() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let pieces = [segment(0x1000, 1), segment((2 << 20) - 1, 2)];
+        assert!(memory.fill_from(&file(b"abc"), 0, &pieces).is_err());
+        let mut byte = [9];
+        memory.read(GuestAddress(0x1000), &mut byte).unwrap();
+        assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn advance_stops_inside_a_piece() {
+        let piece = |len| libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: len,
+        };
+        let mut pieces = [piece(2), piece(5), piece(1)];
+        let rest = advance(&mut pieces, 3);
+        assert_eq!(rest.iter().map(|p| p.iov_len).collect::<Vec<_>>(), [4, 1]);
+        assert_eq!(rest[0].iov_base as usize, 1);
+    }
+}

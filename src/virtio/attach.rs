@@ -1,0 +1,131 @@
+//! From devices to addresses: each gets two register windows and a pin.
+//!
+//! The windows' places follow from a device's number alone. So the tables and the command line
+//! that announce them can be written before there are devices, or KVM.
+//!
+//! Sources: `[linux]` `drivers/virtio/virtio_mmio.c`, v6.12, for `virtio_mmio.device=`.
+//! Why there are two windows: [`super::mmio`]. Read next: [`crate::console`].
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::Device;
+use super::blk::{Blk, image};
+use super::interrupt::Line;
+use super::mmio::{Announced, Transport, Window};
+use super::rng::Rng;
+use super::server::Server;
+use crate::bus::{MmioBus, Overlap};
+use crate::config::VmConfig;
+use crate::control::Control;
+use crate::devices::ioapic::IoApic;
+use crate::memory::GuestMemory;
+use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI, VIRTIO_WINDOW_SIZE};
+use crate::platform::acpi;
+
+/// What devices are attached to.
+#[derive(Debug)]
+pub struct Sockets<'a> {
+    /// Where their registers are.
+    pub mmio: &'a mut MmioBus,
+    /// Where their interrupts go.
+    pub ioapic: Arc<IoApic>,
+    /// Where their requests are.
+    pub memory: Arc<GuestMemory>,
+    /// The end of the run.
+    pub control: Arc<Control>,
+    /// Passes on what the user should know.
+    pub tell: fn(&str),
+}
+
+/// Attaches `devices`, in their order.
+///
+/// # Errors
+/// [`Overlap`] if there are more than `layout::VIRTIO_SLOTS`, which the configuration excludes.
+pub fn attach(
+    devices: Vec<Arc<dyn Device>>,
+    sockets: &mut Sockets<'_>,
+) -> Result<Vec<Arc<Transport>>, Overlap> {
+    let mut attached = Vec::with_capacity(devices.len());
+    for (number, device) in (0..).zip(devices) {
+        let line = Line::new(sockets.ioapic.clone(), VIRTIO_GSI + number);
+        let (memory, control) = (sockets.memory.clone(), sockets.control.clone());
+        let server = Server::new(device, memory, control, line, sockets.tell);
+        let transport = Arc::new(Transport::new(Arc::new(server)));
+        for announced in [Announced::Acpi, Announced::Cmdline] {
+            let window = Arc::new(Window::new(transport.clone(), announced));
+            let start = window_start(announced, number);
+            sockets.mmio.claim(start, VIRTIO_WINDOW_SIZE, window)?;
+        }
+        attached.push(transport);
+    }
+    Ok(attached)
+}
+
+/// The devices that `config` asks for, in the order in which the guest finds them.
+///
+/// # Errors
+/// [`image::Error`] for a disk that cannot be used.
+pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, image::Error> {
+    let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
+    for disk in &config.disks {
+        devices.push(Arc::new(Blk::open(disk, tell)?));
+    }
+    if config.rng {
+        devices.push(Arc::new(Rng));
+    }
+    Ok(devices)
+}
+
+/// What the DSDT says of `count` devices.
+pub fn in_acpi(count: usize) -> Vec<acpi::MmioDevice> {
+    let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    (0..)
+        .take(count)
+        .map(|number| acpi::MmioDevice {
+            base: low(window_start(Announced::Acpi, number)),
+            size: low(VIRTIO_WINDOW_SIZE),
+            gsi: VIRTIO_GSI + number,
+        })
+        .collect()
+}
+
+/// What the kernel command line says of `count` devices: `virtio_mmio.device=SIZE@ADDRESS:IRQ`
+/// for each, with a space behind it.
+pub fn on_cmdline(count: usize) -> String {
+    let mut words = String::new();
+    for number in (0..).take(count) {
+        let start = window_start(Announced::Cmdline, number);
+        let size = VIRTIO_WINDOW_SIZE >> 10;
+        let gsi = VIRTIO_GSI + number;
+        let _infallible = write!(words, "virtio_mmio.device={size}K@{start:#x}:{gsi} ");
+    }
+    words
+}
+
+fn window_start(announced: Announced, number: u32) -> u64 {
+    let first = match announced {
+        Announced::Acpi => VIRTIO_ACPI,
+        Announced::Cmdline => VIRTIO_CMDLINE,
+    };
+    first.0 + u64::from(number) * VIRTIO_WINDOW_SIZE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_names_other_windows_than_the_dsdt() {
+        assert_eq!(
+            on_cmdline(2),
+            "virtio_mmio.device=4K@0xc0010000:10 virtio_mmio.device=4K@0xc0011000:11 "
+        );
+        let windows = in_acpi(2).into_iter().map(|d| (d.base, d.size, d.gsi));
+        assert_eq!(
+            windows.collect::<Vec<_>>(),
+            [(0xc000_0000, 0x1000, 10), (0xc000_1000, 0x1000, 11)]
+        );
+        assert_eq!(on_cmdline(0), "");
+    }
+}

@@ -1,0 +1,162 @@
+//! Chapter 8, second half: virtio, devices made for guests that know they are guests.
+//!
+//! A real disk controller is hundreds of registers, each an exit. A virtio device is a handful of
+//! registers to agree on features and queues, and from then on requests in guest memory:
+//!
+//! ```text
+//!  driver ── registers ──▶ mmio: Transport ── started, notified, reset ──▶ server: Server
+//!    ▲                       4.2, 2.1, 2.2                                  │ pops, pushes
+//!    │                                                                      ▼
+//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk
+//! ```
+//!
+//! - [`mmio`]: the transport, registers in memory ("virtio over MMIO", version 2, nothing legacy);
+//! - [`queue`]: requests out of guest memory, each value read once and checked once;
+//! - [`server`]: who serves a queue, on which thread, until when;
+//! - [`interrupt`]: how a driver is told;
+//! - [`rng`]: random numbers, the smallest device;
+//! - [`blk`]: disks, from files and block devices;
+//! - [`attach`]: from the configuration to devices at their addresses.
+//!
+//! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
+//! thread, no interrupt. A driver that breaks a rule ([`Broken`]) is told that its device needs a
+//! reset, by `[virtio]` 2.1.1, and counted ([`Faults`]); the guest goes on, and so do we.
+//!
+//! What travels in a snapshot is plain values apart from resources: [`mmio::State`] and the
+//! position of each queue ([`queue::RequestQueue::state`]).
+//!
+//! Source: `[virtio]` Virtual I/O Device (VIRTIO) 1.2, OASIS Committee Specification 01, July 2022.
+//! Read next: [`mmio`].
+
+pub mod mmio;
+pub mod queue;
+pub mod server;
+pub mod interrupt;
+pub mod rng;
+pub mod blk;
+pub mod attach;
+
+#[cfg(test)]
+mod testing;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::memory::GuestMemory;
+use crate::memory::transfer::Segment;
+use queue::{Chain, QueueSetup};
+
+/// What makes a device one: its number, its features, its configuration, its answers.
+pub trait Device: fmt::Debug + Send + Sync {
+    /// What reports call it.
+    fn name(&self) -> &'static str;
+    /// Which one it is, for the user.
+    fn label(&self) -> String {
+        self.name().to_owned()
+    }
+    /// Its kind. `[virtio]` 5
+    fn id(&self) -> u32;
+    /// The feature bits of its kind that it offers; the transport adds those of every device.
+    fn features(&self) -> u64;
+    /// The most entries each of its queues can have.
+    fn queues(&self) -> &'static [u16];
+    /// Its configuration space. It does not change while the guest runs.
+    fn config(&self) -> &[u8];
+    /// Whether serving a request can take longer than a vCPU should stand still.
+    fn may_wait(&self) -> bool;
+    /// Serves one request; returns how many bytes it wrote to the guest.
+    ///
+    /// # Errors
+    /// [`Broken`] for a request that this kind of device cannot answer, not even with a failure.
+    fn serve(&self, request: &Request<'_>) -> Result<u32, Broken>;
+}
+
+/// One request, checked as far as any device's is.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What driver and device agreed on.
+    pub features: u64,
+    /// The request.
+    pub chain: &'a Chain,
+    /// Where its segments are.
+    pub memory: &'a GuestMemory,
+}
+
+/// A rule of the specification that a driver broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// A queue that cannot be one.
+    #[error(
+        "the queue of {} entries with its parts at {:#x}, {:#x} and {:#x} cannot be: {reason}",
+        setup.size, setup.descriptors, setup.available, setup.used
+    )]
+    Queue {
+        /// As the driver set it up.
+        setup: QueueSetup,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A ring's index is impossible, or the ring is gone.
+    #[error("the driver's ring is damaged: {0}")]
+    Ring(virtio_queue::Error),
+    /// A request that is no request.
+    #[error("request {head} cannot be: {reason}")]
+    Chain {
+        /// Its first descriptor.
+        head: u16,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A part of a request outside of RAM.
+    #[error("request {head} has a part outside of RAM: {:#x} bytes at {:#x}", segment.len, segment.gpa.0)]
+    Segment {
+        /// Its first descriptor.
+        head: u16,
+        /// The part.
+        segment: Segment,
+    },
+    /// A status that does not follow from the one before.
+    #[error("the driver wrote device status {wrote:#x} over {was:#x}")]
+    Status {
+        /// What it was.
+        was: u8,
+        /// What the driver wrote.
+        wrote: u32,
+    },
+    /// A queue was changed while in use.
+    #[error("the driver changed queue {0} while the device was using it")]
+    BusyQueue(u32),
+    /// No thread to serve the device: the host's fault, not the driver's, with the same end.
+    #[error("the host has no thread for it: {0}")]
+    NoThread(std::io::Error),
+}
+
+/// How often the drivers of one device broke a rule.
+#[derive(Debug)]
+pub struct Faults {
+    count: AtomicU64,
+    tell: fn(&str),
+}
+
+impl Faults {
+    /// None yet; the first is put into words and given to `tell`.
+    pub fn new(tell: fn(&str)) -> Self {
+        let count = AtomicU64::new(0);
+        Self { count, tell }
+    }
+
+    /// Counts one. Only the first is told: a guest could make any number of them.
+    pub fn note(&self, device: &dyn Device, broken: &Broken) {
+        if self.count.fetch_add(1, Ordering::Relaxed) == 0 {
+            let label = device.label();
+            (self.tell)(&format!(
+                "{label}: {broken}; it does nothing until the guest resets it"
+            ));
+        }
+    }
+
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}

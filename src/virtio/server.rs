@@ -1,0 +1,238 @@
+//! Who serves a device's queues, on which thread, and until when.
+//!
+//! ```text
+//!  vCPU thread                                      the device's own thread ("virtio-blk")
+//!  QueueNotify is written: an exit
+//!    ├─ a device that never waits: served here
+//!    └─ one that may: marked, woken ──────────────▶ served there, until the queue is empty
+//! ```
+//!
+//! A notification is an ordinary exit and not an ioeventfd: on recent host kernels a single
+//! ioeventfd makes closing the VM wait for a grace period, longer than all of cottage's start
+//! (docs/adr/0013). The thread starts with the driver, so a disk that no driver wants costs none.
+//!
+//! The lock on the queues is held for one request at a time. A reset waits for that one and takes
+//! the queues away; nothing is touched in guest memory after it, as `[virtio]` 2.1 promises.
+//!
+//! Lock order: queues, then the interrupt line. Read next: [`super::interrupt`].
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::interrupt::{Line, USED};
+use super::queue::{Chain, RequestQueue};
+use super::{Broken, Device, Faults, Request};
+use crate::control::Control;
+use crate::memory::GuestMemory;
+
+/// A device and what it is served with.
+#[derive(Debug)]
+pub struct Server {
+    device: Arc<dyn Device>,
+    memory: Arc<GuestMemory>,
+    control: Arc<Control>,
+    line: Line,
+    faults: Faults,
+    /// While the driver is at work.
+    active: Mutex<Option<Active>>,
+    /// A reset waits for `active`: whoever serves lets go of it.
+    resetting: AtomicBool,
+    /// Notified queues that the thread has not looked at yet, a bit each.
+    notified: AtomicU32,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What driver and device agreed on.
+#[derive(Debug)]
+pub struct Active {
+    features: u64,
+    queues: Vec<Option<RequestQueue>>,
+    /// The request being served; kept, so that a request costs no allocation.
+    chain: Chain,
+}
+
+impl Active {
+    /// `queues` has an entry for each queue of the device, `None` for those the driver left out.
+    pub fn new(features: u64, queues: Vec<Option<RequestQueue>>) -> Self {
+        Self {
+            features,
+            queues,
+            chain: Chain::default(),
+        }
+    }
+}
+
+impl Server {
+    /// A server at rest; `tell` passes on what the user should know of a broken driver.
+    pub fn new(
+        device: Arc<dyn Device>,
+        memory: Arc<GuestMemory>,
+        control: Arc<Control>,
+        line: Line,
+        tell: fn(&str),
+    ) -> Self {
+        Self {
+            device,
+            memory,
+            control,
+            line,
+            faults: Faults::new(tell),
+            active: Mutex::default(),
+            resetting: AtomicBool::new(false),
+            notified: AtomicU32::new(0),
+            thread: Mutex::default(),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    /// The way to the driver.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Guest RAM.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// How often its drivers broke a rule.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Serves from now on.
+    ///
+    /// # Errors
+    /// [`Broken::NoThread`].
+    pub fn start(self: &Arc<Self>, active: Active) -> Result<(), Broken> {
+        *lock(&self.active) = Some(active);
+        let mut thread = lock(&self.thread);
+        if self.device.may_wait() && thread.is_none() {
+            let server = self.clone();
+            let started = thread::Builder::new()
+                .name(self.device.name().to_owned())
+                .spawn(move || server.run());
+            *thread = Some(started.map_err(Broken::NoThread)?);
+        }
+        Ok(())
+    }
+
+    /// The driver says that there is something in queue `index`.
+    pub fn notify(&self, index: usize) {
+        if !self.device.may_wait() {
+            self.serve(index);
+        } else if let Some(bit) = u32::try_from(index).ok().and_then(|i| 1_u32.checked_shl(i)) {
+            self.notified.fetch_or(bit, Ordering::Release);
+            self.wake();
+        }
+    }
+
+    /// Takes queue `index` away from the device.
+    pub fn stop_queue(&self, index: usize) {
+        let mut active = lock(&self.active);
+        if let Some(queue) = active.as_mut().and_then(|a| a.queues.get_mut(index)) {
+            *queue = None;
+        }
+    }
+
+    /// Stops serving. When it returns, no request is in progress.
+    pub fn reset(&self) {
+        self.resetting.store(true, Ordering::Release);
+        *lock(&self.active) = None;
+        self.resetting.store(false, Ordering::Release);
+        self.line.reset();
+    }
+
+    /// Gives up on a driver that broke a rule, until it resets the device.
+    pub fn give_up(&self, broken: &Broken) {
+        let mut active = lock(&self.active);
+        let listening = active.take().is_some();
+        self.gave_up(broken, listening);
+    }
+
+    fn gave_up(&self, broken: &Broken, listening: bool) {
+        self.faults.note(&*self.device, broken);
+        self.line.give_up(listening);
+    }
+
+    /// Ends the thread, after `control` was told to stop.
+    pub fn shut_down(&self) {
+        self.wake();
+        if let Some(thread) = lock(&self.thread).take() {
+            // A thread that panicked has ended the process in the panic hook.
+            let _never_panicked = thread.join();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &*lock(&self.thread) {
+            thread.thread().unpark();
+        }
+    }
+
+    /// The device's thread.
+    fn run(&self) {
+        while !self.control.stopping() {
+            let mut notified = self.notified.swap(0, Ordering::Acquire);
+            if notified == 0 {
+                thread::park();
+            }
+            while notified != 0 {
+                self.serve(notified.trailing_zeros() as usize);
+                notified &= notified - 1;
+            }
+        }
+    }
+
+    /// Serves queue `index` until it is empty. A guest could keep it full for ever: the end of the
+    /// run and a reset get through.
+    fn serve(&self, index: usize) {
+        loop {
+            let mut active = lock(&self.active);
+            let served = active.as_mut().map(|active| self.step(active, index));
+            match served {
+                Some(Ok(true)) => {}
+                Some(Err(broken)) => {
+                    *active = None;
+                    // With the lock held: after a reset the line must stay as the reset left it.
+                    return self.gave_up(&broken, true);
+                }
+                Some(Ok(false)) | None => return,
+            }
+            drop(active);
+            if self.resetting.load(Ordering::Acquire) || self.control.stopping() {
+                return;
+            }
+        }
+    }
+
+    /// Serves one request; false if there was none and the driver will notify of the next.
+    fn step(&self, active: &mut Active, index: usize) -> Result<bool, Broken> {
+        let Some(Some(queue)) = active.queues.get_mut(index) else {
+            return Ok(false);
+        };
+        if !queue.pop(&self.memory, &mut active.chain)? {
+            return queue.ask_for_notifications(&self.memory);
+        }
+        let written = self.device.serve(&Request {
+            features: active.features,
+            chain: &active.chain,
+            memory: &self.memory,
+        })?;
+        queue.push(&self.memory, active.chain.head, written)?;
+        if queue.interrupt_due(&self.memory)? {
+            self.line.raise(USED);
+        }
+        Ok(true)
+    }
+}
+
+/// A poisoned lock means that a thread panicked, and a panic ends the process.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,277 @@
+//! Virtio devices, driven by the drivers of a real kernel.
+//!
+//! What a driver may do wrong is tested beside the source, in `src/virtio/`. Here are the ways of
+//! bytes: from a guest to a file and back, whatever becomes of the machine.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+
+use flate2::read::GzDecoder;
+use support::linux_kvm;
+use support::program::{Finished, Scratch, cottage, image, program};
+
+const MIB: usize = 1 << 20;
+
+/// Bytes that nobody would write by accident, and that differ by `seed`.
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        // Knuth's MMIX generator.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&state.to_be_bytes()[..4]);
+    }
+    bytes
+}
+
+/// Runs a shell line in the full kernel, with `flags`.
+fn guest(flags: &[&str], line: &str) -> Finished {
+    let kernel = image("full/vmlinux");
+    let machine = ["run", "--kernel", &kernel, "--memory", "256M"];
+    cottage(&[&machine, flags, &["--", "sh", "-c", line]].concat())
+}
+
+#[test]
+fn guest_copies_one_disk_to_another_byte_for_byte() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let content = pattern(1, 3 * MIB + 512);
+    let from = files.file("from", &content);
+    let to = files.file("to", &vec![0; 4 * MIB]);
+    guest(
+        &["--disk", &format!("{from},ro"), "--disk", &to],
+        "dd if=/dev/vda of=/dev/vdb bs=40k conv=fsync 2>/dev/null",
+    )
+    .expect_code(0)
+    .expect_stdout("");
+    let copied = fs::read(to).unwrap();
+    assert!(copied.starts_with(&content));
+    assert!(copied.iter().skip(content.len()).all(|byte| *byte == 0));
+    assert!(fs::read(from).unwrap() == content);
+}
+
+/// An empty ext4 file system, as mke2fs 1.47.0 makes it: truncate -s 8M ext4;
+/// mke2fs -t ext4 -E lazy_itable_init=1 ext4; gzip -9n ext4
+const EXT4: &[u8] = include_bytes!("fixtures/disk/ext4.gz");
+
+fn ext4(files: &Scratch) -> String {
+    let mut bytes = Vec::new();
+    GzDecoder::new(EXT4).read_to_end(&mut bytes).unwrap();
+    files.file("ext4", &bytes)
+}
+
+#[test]
+fn file_system_outlives_the_machine() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = ext4(&files);
+    let written = guest(
+        &["--disk", &disk],
+        "mount -t ext4 /dev/vda /mnt && cp /bin/busybox /mnt/copy && umount /mnt && \
+         md5sum < /bin/busybox",
+    )
+    .expect_code(0);
+    guest(
+        &["--disk", &format!("{disk},ro")],
+        "mount -t ext4 -o ro /dev/vda /mnt && md5sum < /mnt/copy",
+    )
+    .expect_code(0)
+    .expect_stdout(&written.text());
+}
+
+/// Runs a shell line in the full kernel until it prints its first line, and kills the VMM then.
+fn killed_after_a_line(flags: &[&str], line: &str) -> String {
+    let kernel = image("full/vmlinux");
+    let mut child = Command::new(program())
+        .args(["run", "--kernel", &kernel, "--memory", "256M"])
+        .args(flags)
+        .args(["--", "sh", "-c", line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines.next().map(Result::unwrap);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    line.unwrap_or_default()
+}
+
+#[test]
+fn what_was_synced_outlives_a_vmm_that_is_killed() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = ext4(&files);
+    let sum = killed_after_a_line(
+        &["--disk", &disk],
+        "mount -t ext4 /dev/vda /mnt && cp /bin/busybox /mnt/copy && sync && \
+         md5sum < /mnt/copy; sleep 1000",
+    );
+    // The lock is gone with the process, and the journal brings the file system in order.
+    guest(
+        &["--disk", &disk],
+        "mount -t ext4 /dev/vda /mnt && md5sum < /mnt/copy",
+    )
+    .expect_code(0)
+    .expect_last_line(&sum);
+}
+
+#[test]
+fn guest_sees_size_serial_number_and_write_protection() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let one = files.file("one", &vec![0; MIB]);
+    let two = files.file("two", &[0; 512]);
+    guest(
+        &[
+            "--disk",
+            &format!("{one},serial=S-1"),
+            "--disk",
+            &format!("{two},ro,id=data"),
+        ],
+        "for disk in vda vdb; do cd /sys/block/$disk; echo $(cat size) $(cat serial) $(cat ro); done",
+    )
+    .expect_code(0)
+    .expect_stdout("2048 S-1 0\n1 data 1\n");
+}
+
+#[test]
+fn read_only_disk_cannot_be_written() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let content = pattern(2, MIB);
+    let disk = files.file("disk", &content);
+    guest(
+        &["--disk", &format!("{disk},ro")],
+        "blockdev --setrw /dev/vda; dd if=/dev/zero of=/dev/vda count=1 conv=fsync 2>/dev/null; \
+         mount -t tmpfs none /mnt && md5sum < /dev/vda >/dev/null && echo readable",
+    )
+    .expect_code(0)
+    .expect_last_line("readable");
+    assert!(fs::read(disk).unwrap() == content);
+}
+
+#[test]
+fn overlay_is_gone_with_the_machine() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = ext4(&files);
+    let content = fs::read(&disk).unwrap();
+    // Both at once: each has a layer of its own.
+    let overlaid = format!("{disk},overlay");
+    guest(
+        &["--disk", &overlaid, "--disk", &overlaid],
+        "mount -t ext4 /dev/vda /mnt && cp /bin/busybox /mnt/copy && umount /mnt && \
+         mount -t ext4 /dev/vda /mnt && cmp /bin/busybox /mnt/copy && umount /mnt && \
+         mount -t ext4 /dev/vdb /mnt && ls /mnt",
+    )
+    .expect_code(0)
+    .expect_stdout("lost+found\n");
+    assert!(fs::read(&disk).unwrap() == content);
+}
+
+#[test]
+fn discarded_blocks_are_the_hosts_again() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = files.file("disk", &pattern(4, 4 * MIB));
+    let before = fs::metadata(&disk).unwrap().blocks();
+    guest(
+        &["--disk", &disk],
+        "blkdiscard -o 1048576 -l 2097152 /dev/vda && \
+         dd if=/dev/vda bs=1M skip=1 count=2 2>/dev/null | tr -d '\\0' | wc -c",
+    )
+    .expect_code(0)
+    .expect_stdout("0\n");
+    let freed = before - fs::metadata(&disk).unwrap().blocks();
+    assert_eq!(freed, 2 * 2048, "blocks of 512 bytes");
+    assert!(fs::read(&disk).unwrap().starts_with(&pattern(4, MIB)));
+}
+
+#[test]
+fn two_processors_write_two_disks_at_once() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let content = pattern(5, 2 * MIB);
+    let from = files.file("from", &content);
+    let to = ["one", "two"].map(|name| files.file(name, &vec![0; 2 * MIB]));
+    guest(
+        &[
+            "--cpus",
+            "2",
+            "--disk",
+            &to[0],
+            "--disk",
+            &to[1],
+            "--disk",
+            &format!("{from},ro"),
+        ],
+        "copy() { dd if=/dev/vdc of=/dev/$1 bs=4k oflag=direct conv=fsync 2>/dev/null; }; \
+         copy vda & copy vdb; wait",
+    )
+    .expect_code(0);
+    for disk in to {
+        assert!(fs::read(&disk).unwrap() == content, "{disk}");
+    }
+}
+
+#[test]
+fn kernel_without_acpi_finds_devices_by_its_command_line() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = files.file("disk", &pattern(6, MIB));
+    let by_acpi = guest(
+        &["--disk", &disk],
+        "md5sum < /dev/vda; ls /sys/bus/virtio/devices",
+    );
+    let by_cmdline = guest(
+        &["--append", "acpi=off", "--disk", &disk],
+        "md5sum < /dev/vda; ls /sys/bus/virtio/devices",
+    );
+    // Each finds one device, not two.
+    let found = by_acpi.expect_code(0).text();
+    assert_eq!(found.lines().count(), 2, "{found}");
+    // Without ACPI the kernel looks for a keyboard, too, and says so.
+    let text = by_cmdline.expect_code(0).text();
+    assert!(text.ends_with(&found), "{text}");
+}
+
+#[test]
+fn every_place_for_a_device_can_be_used() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let names: Vec<_> = (0..13_u8)
+        .map(|n| files.file(&n.to_string(), &[b'a' + n; 512]))
+        .collect();
+    let mut flags = vec!["--rng"];
+    for name in &names {
+        flags.extend(["--disk", name]);
+    }
+    guest(
+        &flags,
+        "for disk in /dev/vd?; do head -c 1 $disk; done; ls /sys/bus/virtio/devices | wc -l",
+    )
+    .expect_code(0)
+    .expect_stdout("abcdefghijklm14\n");
+}
+
+#[test]
+fn random_numbers_come_from_the_host() {
+    let Some(_) = linux_kvm() else { return };
+    let line = "cat /sys/class/misc/hw_random/rng_current; \
+                head -c 10000 /dev/hwrng | gzip -c | wc -c";
+    let run = guest(&["--rng"], line).expect_code(0);
+    let text = run.text();
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("virtio_rng"), "{text}");
+    let packed: u32 = lines.next().unwrap().parse().unwrap();
+    assert!(packed > 9900, "10000 bytes pack to {packed}");
+}
