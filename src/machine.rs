@@ -54,7 +54,8 @@ use crate::platform;
 use crate::status::StatusLine;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
-use crate::vcpu::{cpuid, msr, run};
+use crate::vcpu::identity::Identity;
+use crate::vcpu::{cpuid, run};
 use crate::virtio::attach::{self, Sockets};
 use crate::virtio::blk::image;
 use crate::virtio::mmio::Transport;
@@ -127,10 +128,10 @@ impl Machine {
             let kvm = Kvm::open()?;
             timeline.note(Stage::KvmOpened);
             let vm = make_vm(&kvm, config, &memory, timeline)?;
-            let vcpus = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
-            Ok::<_, kvm::Error>((vm, vcpus))
+            let processors = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
+            Ok::<_, kvm::Error>((vm, processors))
         })?;
-        let (vm, vcpus) = made?;
+        let (vm, (vcpus, identity)) = made?;
         enter_with(&entry, &vcpus)?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
@@ -160,6 +161,7 @@ impl Machine {
         let virtio = attach::attach(devices, &mut sockets)?;
         timeline.note(Stage::DevicesReady);
         let board = Arc::new(run::Board {
+            identity,
             ports,
             mmio,
             control,
@@ -276,13 +278,13 @@ fn make_vm(
     Ok(Arc::new(vm))
 }
 
-/// The processors, each with its CPUID and MSRs.
+/// The processors, and what they are; the first knows it already.
 fn make_vcpus(
     kvm: &Kvm,
     vm: &Arc<Vm>,
     count: u32,
     timeline: &Timeline,
-) -> Result<Vec<Vcpu>, kvm::Error> {
+) -> Result<(Vec<Vcpu>, Identity), kvm::Error> {
     let machine = cpuid::Machine {
         vcpus: count,
         tsc_deadline: kvm.has_tsc_deadline(),
@@ -290,21 +292,14 @@ fn make_vcpus(
     };
     let supported = kvm.supported_cpuid()?;
     vm.check_memory(cpuid::address_bits(&supported))?;
-    let mut cpuid = cpuid::for_machine(supported, machine);
+    let identity = Identity::new(supported, machine);
     timeline.note(Stage::CpuidKnown);
-    let msrs = msr::list();
-    let mut vcpus = Vec::with_capacity(count as usize);
-    for id in 0..count {
-        let vcpu = vm.create_vcpu(id)?;
-        cpuid::for_vcpu(&mut cpuid, id);
-        vcpu.set_cpuid(&cpuid)?;
-        if let Some(msrs) = &msrs {
-            // Fewer than asked for is no error: msr.rs says which may be refused.
-            vcpu.set_msrs(msrs)?;
-        }
-        vcpus.push(vcpu);
+    let vcpus = (0..count).map(|id| vm.create_vcpu(id));
+    let vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
+    if let Some(first) = vcpus.first() {
+        identity.give(first, 0)?;
     }
-    Ok(vcpus)
+    Ok((vcpus, identity))
 }
 
 /// Gives the first processor its registers; the others wait for it to call them.
@@ -324,7 +319,7 @@ fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHa
     register_signal_handler(SIGRTMIN(), kicked)
         .map_err(|e| host("set a signal handler")(io::Error::from_raw_os_error(e.errno())))?;
     let mut threads = Vec::with_capacity(vcpus.len());
-    for (id, mut vcpu) in vcpus.into_iter().enumerate() {
+    for (id, mut vcpu) in (0..).zip(vcpus) {
         let shared = board.clone();
         let thread = thread::Builder::new()
             .name(format!("vcpu{id}"))

@@ -1,7 +1,7 @@
 //! Model-specific registers a guest expects firmware to have set.
 //!
 //! Sources: `[sdm4]` Intel SDM vol. 4, order no. 335592; `[sdm3]` vol. 3A, 11.11 (MTRRs).
-//! Read next: [`super::run`].
+//! Read next: [`super::identity`].
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::crash;
+use super::identity::Identity;
 use crate::bus::{MmioBus, PortBus, Request};
 use crate::control::Control;
 use crate::kvm::{Error, Vcpu, VmExit};
@@ -18,6 +19,8 @@ use crate::timeline::{Stage, Timeline};
 /// What a vCPU thread needs besides its vCPU; the same for all.
 #[derive(Debug)]
 pub struct Board {
+    /// What the processors are.
+    pub identity: Identity,
     /// I/O ports.
     pub ports: PortBus,
     /// Memory-mapped registers.
@@ -31,10 +34,12 @@ pub struct Board {
 }
 
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
-pub fn run(id: usize, vcpu: &mut Vcpu, board: &Board) {
+pub fn run(id: u32, vcpu: &mut Vcpu, board: &Board) {
     let mut meter = Meter::for_thread(&board.timeline);
     if id == 0 {
         board.timeline.note(Stage::GuestEntered);
+    } else if let Err(error) = board.identity.give(vcpu, id) {
+        board.control.stop(Ending::Failure(with_causes(&error)));
     }
     while !board.control.stopping() {
         let stepped = step(vcpu, board, meter.as_mut());
