@@ -4,7 +4,8 @@
 //! takes what comes as seed for its own generator.
 //!
 //! Served on the vCPU's thread: getrandom(2) does not wait once the host has booted. A request of
-//! any size is answered by at most 4 KiB, which the specification allows and drivers expect, so a guest cannot keep a thread of ours busy by one request.
+//! any size is answered by at most `MAX_BYTES`, which the specification allows and drivers
+//! expect, so a guest cannot keep a thread of ours busy by one request.
 //!
 //! Source: `[virtio]` 1.2, section 5.4 "Entropy Device".
 
