@@ -369,6 +369,32 @@ mod tests {
         wait(|| seen.lock().unwrap().len() == 2);
     }
 
+    #[test]
+    fn device_that_gave_up_serves_nothing_until_the_reset() {
+        let echo = Echo::default();
+        let seen = echo.seen.clone();
+        let guest = Guest::with(echo);
+        let mut driver = guest.driver();
+        driver.start(0);
+        driver.offer(SIZE);
+        driver.put(&[write(0x7000, 1)]);
+        assert!(seen.lock().unwrap().is_empty());
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn notification_that_was_late_serves_nothing_after_a_reset() {
+        let echo = Echo::default();
+        let seen = echo.seen.clone();
+        let guest = Guest::with(echo);
+        let mut driver = guest.driver();
+        driver.start(0);
+        guest.transport.server().reset();
+        driver.put(&[write(0x7000, 1)]);
+        assert!(seen.lock().unwrap().is_empty());
+    }
+
     proptest! {
         /// Whatever is in the rings: no panic, no hang, and only RAM reaches a device.
         #[test]

@@ -103,9 +103,9 @@ mod tests {
         let guest = Guest::with(Rng);
         let mut driver = guest.driver();
         driver.start(0);
-        driver.put(&[write(0x1_0000, 0x1_0000)]);
+        driver.put(&[write(0x1_0000, 4000), write(0x2_0000, 0x1_0000)]);
         assert_eq!(driver.done(), [(0, 4096)]);
-        assert_eq!(guest.bytes(0x1_1000, 16), [0; 16]);
+        assert_eq!(guest.bytes(0x2_0000 + 96, 16), [0; 16]);
     }
 
     #[test]
