@@ -1021,3 +1021,8 @@ fn memory_the_host_does_not_have_is_told_of() {
     ];
     host_refuses(limited, &words);
 }
+
+#[test]
+fn devices_that_the_built_in_kernel_would_not_see_are_refused() {
+    refused(&["run", "--rng"], &["built-in kernel", "--kernel"]);
+}
