@@ -31,6 +31,32 @@ pub enum Command {
     Doctor,
 }
 
+/// `cottage run` as if it were a program of its own.
+#[derive(Debug, Parser)]
+struct RunAlone {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+impl Command {
+    /// The command of `words`, the first of which is the program's name.
+    ///
+    /// clap describes every sub-command's flags before it looks at the first word, which takes
+    /// longer than everything else cottage does before it opens files. So `run` is tried alone;
+    /// whatever is no valid `run`, `--help` included, goes the long way and gets its words there.
+    ///
+    /// # Errors
+    /// clap's, which prints itself.
+    pub fn parse(words: &[OsString]) -> Result<Self, clap::Error> {
+        if words.get(1).is_some_and(|word| word == "run")
+            && let Ok(run) = RunAlone::try_parse_from(words.iter().skip(1))
+        {
+            return Ok(Self::Run(Box::new(run.args)));
+        }
+        Cli::try_parse_from(words).map(|cli| cli.command)
+    }
+}
+
 /// Flags of `cottage run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS_HELP)]
@@ -383,6 +409,45 @@ mod tests {
             let machine = parse(words.iter().map(OsString::from).collect());
             let again = ["cottage", "run"].map(OsString::from).into_iter();
             assert_eq!(parse(again.chain(machine.to_words()).collect()), machine);
+        }
+    }
+
+    #[test]
+    fn run_alone_parses_what_the_whole_would() {
+        for words in [
+            &["cottage", "run"][..],
+            &[
+                "cottage",
+                "run",
+                "--cpus",
+                "2",
+                "--timeline=json",
+                "file",
+                "--",
+                "run",
+                "--help",
+            ],
+            &["cottage", "run", "--exits", "--append=x", "--record-fd=7"],
+        ] {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            let whole = Cli::try_parse_from(&words).unwrap().command;
+            let alone = Command::parse(&words).unwrap();
+            assert_eq!(format!("{alone:?}"), format!("{whole:?}"));
+        }
+    }
+
+    #[test]
+    fn mistakes_get_the_words_of_the_whole() {
+        for words in [
+            &["cottage", "run", "--memroy=1G"][..],
+            &["cottage", "run", "--help"],
+            &["cottage", "run", "--version"],
+            &["cottage", "run", "--memory"],
+        ] {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            let whole = Cli::try_parse_from(&words).unwrap_err();
+            let alone = Command::parse(&words).unwrap_err();
+            assert_eq!(alone.to_string(), whole.to_string());
         }
     }
 

@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use cottage::bench;
-use cottage::cli::{Cli, Command, RunArgs};
+use cottage::cli::{Command, RunArgs};
 use cottage::config::VmConfig;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
@@ -17,16 +16,11 @@ use cottage::timeline::{Measure, Stage, Timeline, now, record, report};
 fn main() -> ExitCode {
     let entered = now();
     install_panic_hook(VMM_FAILURE);
-    let code = match Cli::try_parse() {
-        Ok(Cli {
-            command: Command::Run(args),
-        }) => run(&args, entered),
-        Ok(Cli {
-            command: Command::Bench(args),
-        }) => bench::main(&args),
-        Ok(Cli {
-            command: Command::Doctor,
-        }) => doctor::main(),
+    let words: Vec<_> = std::env::args_os().collect();
+    let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) => run(&args, entered),
+        Ok(Command::Bench(args)) => bench::main(&args),
+        Ok(Command::Doctor) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();
             if error.use_stderr() { USER_ERROR } else { 0 }
