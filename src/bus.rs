@@ -20,6 +20,8 @@ pub enum Request {
     PowerOff,
     /// The reset line was pulled.
     Reset,
+    /// The guest asks for this exit status.
+    Exit(u8),
 }
 
 /// A device on the port bus: byte-wide registers.

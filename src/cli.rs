@@ -204,6 +204,11 @@ pub struct MachineArgs {
     #[arg(long)]
     pub rng: bool,
 
+    /// Let the guest end the run by writing a byte v to this I/O port, with status v * 2 + 1 (as
+    /// QEMU's isa-debug-exit does; 0xf4 is what test programs mostly use)
+    #[arg(long, value_name = "PORT")]
+    pub debug_exit: Option<String>,
+
     /// Command and arguments for the guest to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -272,6 +277,7 @@ impl MachineArgs {
         for disk in &self.disk {
             flag("--disk", Some(disk));
         }
+        flag("--debug-exit", self.debug_exit.as_deref().map(OsStr::new));
         if self.rng {
             words.push("--rng".into());
         }
@@ -393,6 +399,8 @@ mod tests {
             "a,ro",
             "--disk=-b",
             "--rng",
+            "--debug-exit",
+            "0xf4",
             "--",
             "ls",
             "--cpus",

@@ -32,6 +32,7 @@ use crate::console::signals::Signals;
 use crate::console::terminal::Raw;
 use crate::console::words::say;
 use crate::control::Control;
+use crate::devices::debug_exit::DebugExit;
 use crate::devices::ioapic::IoApic;
 use crate::devices::pci::PciHostBridge;
 use crate::devices::report::{MarkPort, StatusPort};
@@ -148,7 +149,7 @@ impl Machine {
             guest: guest_request::guest_end(config),
         };
         let status = Arc::new(StatusPort::default());
-        let ports = port_bus(&served, &status)?;
+        let ports = port_bus(&served, &status, config.debug_exit)?;
         let mut mmio = MmioBus::new();
         mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
         let mut sockets = Sockets {
@@ -216,7 +217,11 @@ fn host(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// The I/O ports, in ascending order; the drawing is in [`crate::memory::layout`].
-fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::Overlap> {
+fn port_bus(
+    served: &Served,
+    status: &Arc<StatusPort>,
+    debug_exit: Option<u16>,
+) -> Result<PortBus, bus::Overlap> {
     let mut ports = PortBus::new();
     // First, because found first: nearly all port accesses are the console's.
     ports.claim(COM1_PORT, COM1_PORTS, served.serial.clone())?;
@@ -227,6 +232,9 @@ fn port_bus(served: &Served, status: &Arc<StatusPort>) -> Result<PortBus, bus::O
     ports.claim(EXIT_STATUS_PORT, EXIT_STATUS_PORTS, status.clone())?;
     let bridge = Arc::new(PciHostBridge::default());
     ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
+    if let Some(port) = debug_exit {
+        ports.claim(port, 1, Arc::new(DebugExit))?;
+    }
     Ok(ports)
 }
 

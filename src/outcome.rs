@@ -25,6 +25,7 @@ Exit status:
   111    cottage or the host failed: no KVM, no memory, an I/O error
   112    the guest crashed: triple fault, instruction KVM cannot run, failed entry
   113    the guest's kernel panicked
+  odd    what the guest wrote to the port of --debug-exit, twice and 1 more
   114    the guest ended, or you quit, before the command's status was known
   128+N  cottage was ended by signal N";
 
@@ -46,6 +47,8 @@ pub enum Ending {
     PowerOff,
     /// The i8042's or ACPI's reset.
     Reset,
+    /// The port of `--debug-exit`, with the status it asked for.
+    DebugExit(u8),
     /// Triple fault; the text tells the processor's state.
     TripleFault(String),
     /// KVM could not go on; the text tells why.
@@ -82,6 +85,7 @@ impl Outcome {
             Ending::Signal(number) => SIGNAL_BASE.saturating_add(*number),
             Ending::Failure(_) | Ending::OutputLost => VMM_FAILURE,
             _ if self.lost_output.is_some() => VMM_FAILURE,
+            Ending::DebugExit(status) => *status,
             // Once the command's status is known, how the guest went down does not matter.
             _ if self.status.is_some() => self.status.unwrap_or(0),
             Ending::Crash(_) => GUEST_CRASH,
@@ -107,7 +111,7 @@ impl Outcome {
         let text = match (&self.ending, &self.panic) {
             (Ending::Failure(text), _) => text.clone(),
             (Ending::Signal(number), _) => format!("ended by {}", SignalName(*number)),
-            (Ending::OutputLost, None) => return None,
+            (Ending::OutputLost, None) | (Ending::DebugExit(_), _) => return None,
             (Ending::Crash(text), _) => match self.status {
                 Some(status) => format!(
                     "the guest crashed, but only after its command had ended, with status {status}: \
@@ -146,6 +150,7 @@ impl fmt::Display for Ending {
         f.write_str(match self {
             Self::PowerOff => "the guest powered off",
             Self::Reset => "the guest reset itself",
+            Self::DebugExit(_) => "the guest asked for an exit status",
             Self::TripleFault(_) => "the guest crashed with a triple fault",
             Self::Crash(_) => "the guest crashed",
             Self::Failure(_) => "cottage failed",
@@ -221,6 +226,15 @@ mod tests {
             assert_eq!(outcome(ending.clone()).exit_code(), 0);
             assert_eq!(outcome(ending).message(), None);
         }
+    }
+
+    #[test]
+    fn debug_exit_is_the_status_and_nothing_is_said() {
+        let outcome = Outcome {
+            command_given: true,
+            ..outcome(Ending::DebugExit(33))
+        };
+        assert_eq!((outcome.exit_code(), outcome.message()), (33, None));
     }
 
     #[test]

@@ -801,3 +801,14 @@ fn keys_work_with_linux_output_in_a_pipe() {
     assert_eq!(String::from_utf8_lossy(&output), "<hello>\n");
     terminal.ends_with(0);
 }
+
+#[test]
+fn debug_exit_ends_with_the_guests_odd_status() {
+    let Some(_) = kvm() else { return };
+    let folder = support::program::Scratch::new();
+    let kernel = folder.file("kernel", &tiny::debug_exiter("tested", 0x10));
+    let initramfs = folder.file("initramfs", &tiny::empty_initramfs());
+    let words = ["run", "--kernel", &kernel, "--initramfs", &initramfs];
+    let done = support::program::cottage(&[&words[..], &["--debug-exit", "0xf4"]].concat());
+    assert_eq!(done.expect_code(33).expect_stdout("tested").stderr, "");
+}

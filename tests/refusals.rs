@@ -1026,3 +1026,13 @@ fn memory_the_host_does_not_have_is_told_of() {
 fn devices_that_the_built_in_kernel_would_not_see_are_refused() {
     refused(&["run", "--rng"], &["built-in kernel", "--kernel"]);
 }
+
+#[test]
+fn debug_exit_is_a_free_port() {
+    let refused_port = |value, words: &[&str]| refused(&["run", "--debug-exit", value], words);
+    refused_port("f4", &["--debug-exit \"f4\"", "0xf4"]);
+    refused_port("0x10000", &["--debug-exit \"0x10000\""]);
+    refused_port("", &["--debug-exit \"\""]);
+    refused_port("0x3f8", &["0x3f8", "0x3ff", "another device"]);
+    refused_port("1792", &["0x700"]);
+}

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
-use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS};
+use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -72,6 +72,25 @@ pub enum Error {
         /// What was given.
         value: OsString,
     },
+    /// `--debug-exit` is no port.
+    #[error("--debug-exit {value:?} is no I/O port: give a number from 0 to 0xffff, such as 0xf4")]
+    DebugExit {
+        /// What was given.
+        value: String,
+    },
+    /// `--debug-exit` is a port of a device.
+    #[error(
+        "--debug-exit {port:#x} is a port of another device's, those from {first:#x} to {last:#x}: \
+         choose another, such as 0xf4"
+    )]
+    DebugExitTaken {
+        /// What was given.
+        port: u16,
+        /// The device's first port.
+        first: u16,
+        /// The device's last port.
+        last: u16,
+    },
     /// A command word holds a NUL byte.
     #[error("word {position} of the command holds a NUL byte, which no program can be given")]
     CommandNul {
@@ -106,6 +125,8 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
+    /// The port that ends the run.
+    pub debug_exit: Option<u16>,
     /// How to load and enter the kernel.
     pub boot: boot::Options,
     /// The guest's command and its arguments; empty for a shell.
@@ -153,6 +174,7 @@ impl VmConfig {
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
             rng: args.rng,
+            debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
             command,
         };
@@ -165,6 +187,30 @@ impl VmConfig {
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
         self.disks.len() + usize::from(self.rng)
+    }
+}
+
+/// A port that no device has.
+fn parse_port(value: &str) -> Result<u16, Error> {
+    let hex = value.strip_prefix("0x").or(value.strip_prefix("0X"));
+    let port = hex.map_or_else(
+        || value.parse().ok(),
+        |hex| u16::from_str_radix(hex, 16).ok(),
+    );
+    let port = port.ok_or_else(|| Error::DebugExit {
+        value: value.to_owned(),
+    })?;
+    let ports = device_ports();
+    let taken = ports
+        .iter()
+        .find(|(first, count)| (*first..first + count).contains(&port));
+    match taken {
+        Some((first, count)) => Err(Error::DebugExitTaken {
+            port,
+            first: *first,
+            last: first + count - 1,
+        }),
+        None => Ok(port),
     }
 }
 

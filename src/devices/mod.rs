@@ -19,6 +19,7 @@ pub mod pci;
 pub mod reset;
 pub mod sleep;
 pub mod report;
+pub mod debug_exit;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -9,7 +9,7 @@
 //!   cottage's own exit status when the guest has ended.
 //!
 //! Guests are hostile: [`Timeline`] keeps marks up to a limit, then only counts them.
-//! Read next: [`crate::virtio`].
+//! Read next: [`super::debug_exit`].
 
 use std::sync::{Arc, Mutex};
 

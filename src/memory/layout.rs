@@ -128,6 +128,19 @@ pub const PCI_CONFIG_PORT: u16 = 0xcf8;
 /// Address and data.
 pub const PCI_CONFIG_PORTS: u16 = 8;
 
+/// The ports of all devices: the first of each, and how many it has.
+pub const fn device_ports() -> [(u16, u16); 7] {
+    [
+        (I8042_PORT, I8042_PORTS),
+        (RTC_PORT, RTC_PORTS),
+        (COM1_PORT, COM1_PORTS),
+        (ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS),
+        (BOOT_MARK_PORT, BOOT_MARK_PORTS),
+        (EXIT_STATUS_PORT, EXIT_STATUS_PORTS),
+        (PCI_CONFIG_PORT, PCI_CONFIG_PORTS),
+    ]
+}
+
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
 /// The first virtio device's interrupt. Below it lie pins that kernels without ACPI take for a PC's

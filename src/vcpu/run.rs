@@ -111,6 +111,7 @@ impl From<Request> for Ending {
         match request {
             Request::PowerOff => Self::PowerOff,
             Request::Reset => Self::Reset,
+            Request::Exit(status) => Self::DebugExit(status),
         }
     }
 }

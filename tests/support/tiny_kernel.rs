@@ -93,6 +93,15 @@ pub(crate) fn crasher_after_status(text: &str, status: u8) -> Vec<u8> {
     elf(&[&print(text)[..], &report_and_jump].concat())
 }
 
+/// Prints `text` and writes `value`, 32 bits wide, to port 0xf4.
+pub(crate) fn debug_exiter(text: &str, value: u8) -> Vec<u8> {
+    let exit = [
+        0xb8, value, 0, 0, 0, // mov eax, value
+        0xe7, 0xf4, // out 0xf4, eax
+    ];
+    elf(&[&print(text)[..], &exit].concat())
+}
+
 /// Prints `text` and sleeps for ever, without looking at its input.
 pub(crate) fn sleeper(text: &str) -> Vec<u8> {
     let sleep = [
