@@ -5,6 +5,7 @@
 //! Read next: [`crate::machine`].
 
 pub mod disk;
+pub mod net;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -14,6 +15,7 @@ use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS};
 use disk::Disk;
+use net::Net;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -61,8 +63,11 @@ pub enum Error {
     /// A `--disk` is none.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// A `--net` is none.
+    #[error(transparent)]
+    Net(#[from] net::Error),
     /// More devices than there are places for.
-    #[error("--disk and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
+    #[error("--disk, --net and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
     #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
@@ -104,6 +109,8 @@ pub struct VmConfig {
     pub vcpus: u32,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Its network cards.
+    pub nets: Vec<Net>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
     /// How to load and enter the kernel.
@@ -152,6 +159,7 @@ impl VmConfig {
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
+            nets: net::parse_all(&args.net)?,
             rng: args.rng,
             boot: boot::Options { protocol, unpack },
             command,
@@ -164,7 +172,7 @@ impl VmConfig {
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        self.disks.len() + usize::from(self.rng)
+        self.disks.len() + self.nets.len() + usize::from(self.rng)
     }
 }
 

@@ -127,7 +127,11 @@ fn load_initramfs(
     kernel: &LoadedKernel,
     memory: &GuestMemory,
 ) -> Result<InitramfsRange, Error> {
-    let request = guest_request::request(&config.command, &HostConsole::of_this_process());
+    let request = guest_request::request(
+        &config.command,
+        &config.nets,
+        &HostConsole::of_this_process(),
+    );
     let mut archive = Initramfs::new();
     archive.archive(&sources.initramfs)?;
     if guest_request::guest_end(config) == GuestEnd::OurInit {

@@ -54,7 +54,6 @@ use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::{cpuid, msr, run};
 use crate::virtio::attach::{self, Sockets};
-use crate::virtio::blk::image;
 use crate::virtio::mmio::Transport;
 
 /// Why a machine could not be built or run.
@@ -63,9 +62,9 @@ pub enum Error {
     /// What was to be loaded does not load; the user's to mend.
     #[error(transparent)]
     Loading(#[from] loading::Error),
-    /// A disk cannot be used; the user's to mend.
+    /// A disk or network cannot be used; the user's to mend.
     #[error(transparent)]
-    Disk(#[from] image::Error),
+    Device(#[from] attach::Error),
     /// Guest memory could not be had.
     #[error(transparent)]
     Memory(#[from] memory::guest::Error),
@@ -100,7 +99,7 @@ impl Error {
     /// The exit status this error ends the process with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Loading(_) | Self::Disk(_) | Self::Kvm(kvm::Error::TooManyVcpus { .. }) => {
+            Self::Loading(_) | Self::Device(_) | Self::Kvm(kvm::Error::TooManyVcpus { .. }) => {
                 USER_ERROR
             }
             _ => VMM_FAILURE,
@@ -114,7 +113,7 @@ impl Machine {
     /// # Errors
     /// [`Error`], before anything has run.
     pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
-        // 1. Disks, which may be refused; memory, and what the guest finds in it.
+        // 1. Disks and networks, which may be refused; memory, and what the guest finds in it.
         let devices = attach::open(config, say)?;
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
