@@ -13,9 +13,11 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
+use crate::event_loop::GuestEnd;
+use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS};
 use disk::Disk;
-use net::Net;
+use net::{Address, Net};
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -66,6 +68,12 @@ pub enum Error {
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// An address for a card of a guest that has none of our init.
+    #[error(
+        "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
+         the guest's own: leave them out and set the address there, or give a command"
+    )]
+    NobodySetsAddress(String),
     /// More devices than there are places for.
     #[error("--disk, --net and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
     TooManyDevices(usize),
@@ -164,9 +172,25 @@ impl VmConfig {
             boot: boot::Options { protocol, unpack },
             command,
         };
-        match config.virtio_devices() {
+        config.check_devices()?;
+        Ok(config)
+    }
+
+    fn check_devices(&self) -> Result<(), Error> {
+        let foreign = guest_request::guest_end(self) == GuestEnd::Foreign;
+        for net in &self.nets {
+            match (&net.kind, net.address) {
+                // DHCP is the default of passt's cards: nobody asked us for it.
+                (net::Kind::User(_), _) | (_, Address::None) => {}
+                (net::Kind::Tap(name), _) if foreign => {
+                    return Err(Error::NobodySetsAddress(name.clone()));
+                }
+                _ => {}
+            }
+        }
+        match self.virtio_devices() {
             count if count > VIRTIO_SLOTS as usize => Err(Error::TooManyDevices(count)),
-            _ => Ok(config),
+            _ => Ok(()),
         }
     }
 

@@ -195,6 +195,27 @@ fn cards_keep_their_order_addresses_and_mtu() {
 }
 
 #[test]
+fn card_works_again_when_its_driver_was_taken_off() {
+    if !ready() {
+        return;
+    }
+    let files = Scratch::new();
+    network(
+        &files,
+        "tap tap0",
+        &["--net", "tap=tap0,ip=10.0.0.2/24"],
+        "cd /sys/bus/virtio/drivers/virtio_net; device=$(ls -d virtio?*); \
+         for round in 1 2 3; do \
+         ping -c 1 -q 10.0.0.1 >/dev/null && echo reached; \
+         echo $device >unbind; echo $device >bind; \
+         ip address add 10.0.0.2/24 dev eth0; ip link set eth0 up; \
+         done; ping -c 1 -q 10.0.0.1 >/dev/null && echo reached",
+    )
+    .expect_code(0)
+    .expect_stdout("reached\nreached\nreached\nreached\n");
+}
+
+#[test]
 fn network_without_a_server_is_told_of_and_the_command_runs() {
     if !ready() {
         return;

@@ -445,6 +445,18 @@ fn network_that_is_none_says_what_to_give() {
 }
 
 #[test]
+fn address_for_a_guest_without_our_init_is_refused() {
+    let words = ["run", "--initramfs", "i", "--net", "tap=t,dhcp"];
+    refused(
+        &words,
+        &["--net tap=t: ip= and dhcp are for cottage's init"],
+    );
+    // With a command our init comes along, and the next mistake is found.
+    let words = [&words[..], &["--", "true"]].concat();
+    refused(&words, &["there is no such device"]);
+}
+
+#[test]
 fn missing_tap_device_says_how_to_make_it() {
     refused_net(
         "tap=no-such-tap",
