@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 
 use super::*;
-use crate::virtio::testing::{Driver, Guest, SIZE, read, wait, write};
+use crate::virtio::testing::{AVAILABLE, Driver, Guest, SIZE, read, wait, write};
 
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
+const EVENT_INDEX: u64 = 1 << 29;
 const BUFFER: u64 = 0x1_0000;
 const FRAME: u64 = 0x5_0000;
 
@@ -131,9 +132,11 @@ fn virtio_5_1_6_4_1_frame_fills_one_buffer() {
 fn virtio_5_1_6_4_1_large_frame_is_spread_over_buffers() {
     let (guest, mut cable) = guest();
     let mut driver = guest.driver();
-    driver.start(MERGE);
-    // Twice around the ring's end, and the interrupt comes although used_event is met in the middle.
-    for _ in 0..4 {
+    driver.start(MERGE | EVENT_INDEX);
+    // Around the ring's end; and used_event asks for an interrupt after the first of the three.
+    for round in 0_u16..4 {
+        let used_event = (3 * round).to_le_bytes();
+        guest.store(AVAILABLE + 4 + 2 * u64::from(SIZE), &used_event);
         let interrupts = guest.sent.count();
         driver.acknowledge();
         buffers(&mut driver, 0..3, 100);
