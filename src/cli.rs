@@ -200,6 +200,13 @@ pub struct MachineArgs {
     #[arg(long, value_name = "FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
     pub disk: Vec<OsString>,
 
+    /// Give the guest a virtio network card; can be repeated. tap=NAME: its cable leads to a tap
+    /// device of the host's; user: to passt, which needs no rights; mac=: its Ethernet address;
+    /// ip=, gw=, dhcp: what our init does with it; forward=tcp:8080:80: port 8080 of the host's
+    /// is the guest's port 80
+    #[arg(long, value_name = "tap=NAME|user[,OPTION...]")]
+    pub net: Vec<OsString>,
+
     /// Give the guest a virtio source of random numbers: the host's
     #[arg(long)]
     pub rng: bool,
@@ -276,6 +283,9 @@ impl MachineArgs {
         flag("--unpack", Some(OsStr::new(self.unpack.word())));
         for disk in &self.disk {
             flag("--disk", Some(disk));
+        }
+        for net in &self.net {
+            flag("--net", Some(net));
         }
         flag("--debug-exit", self.debug_exit.as_deref().map(OsStr::new));
         if self.rng {
@@ -398,6 +408,8 @@ mod tests {
             "--disk",
             "a,ro",
             "--disk=-b",
+            "--net",
+            "tap=t,dhcp",
             "--rng",
             "--debug-exit",
             "0xf4",

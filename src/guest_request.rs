@@ -12,6 +12,7 @@
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
 //! Read next: [`crate::vcpu`].
 
+use crate::config::net::{Address, Net};
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -56,7 +57,10 @@ impl HostConsole {
 }
 
 /// The request file: NUL-terminated `key=value` strings, `arg` once a word.
-pub fn request(command: &[Vec<u8>], console: &HostConsole) -> Vec<u8> {
+///
+/// A `nic` begins what is said of one network card; the kernel calls them eth0, eth1 and so on, in
+/// the order in which it finds the devices.
+pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<u8> {
     let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
         format!("stdin={kind}"),
@@ -68,6 +72,17 @@ pub fn request(command: &[Vec<u8>], console: &HostConsole) -> Vec<u8> {
     }
     if let Some(term) = &console.term {
         records.push(format!("term={term}"));
+    }
+    for (number, net) in nets.iter().enumerate() {
+        records.push(format!("nic=eth{number}"));
+        match net.address {
+            Address::None => {}
+            Address::Dhcp => records.push("dhcp=yes".to_owned()),
+            Address::Static(ip, len, gw) => {
+                records.push(format!("ip={ip}/{len}"));
+                records.extend(gw.map(|gw| format!("gw={gw}")));
+            }
+        }
     }
     let mut file: Vec<u8> = records
         .into_iter()
@@ -93,12 +108,29 @@ mod tests {
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
-        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &console);
+        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &[], &console);
         let text = String::from_utf8(file).unwrap();
         assert_eq!(
             text,
             "stdin=pipe\0stdout=pipe\0hostname=cottage\0rows=24\0cols=80\0term=xterm\0\
              arg=echo\0arg=a b\n\"\0"
+        );
+    }
+
+    #[test]
+    fn request_says_what_to_do_with_each_card() {
+        let nets = ["user", "tap=a", "tap=b,ip=10.0.0.2/24,gw=10.0.0.1"].map(Into::into);
+        let nets = crate::config::net::parse_all(&nets).unwrap();
+        let console = HostConsole {
+            interactive: true,
+            window: None,
+            term: None,
+        };
+        let text = String::from_utf8(request(&[], &nets, &console)).unwrap();
+        assert_eq!(
+            text,
+            "stdin=tty\0stdout=tty\0hostname=cottage\0nic=eth0\0dhcp=yes\0nic=eth1\0\
+             nic=eth2\0ip=10.0.0.2/24\0gw=10.0.0.1\0"
         );
     }
 }

@@ -32,7 +32,7 @@ pub enum Error {
     InitramfsFile(#[source] blob::Error),
     /// The built-in kernel would not see the devices asked for.
     #[error(
-        "the built-in kernel has no drivers for virtio devices (--disk, --rng): give one that has, \
+        "the built-in kernel has no drivers for virtio devices (--disk, --net, --rng): give one that has, \
          such as --kernel guest-images/out/full/vmlinux, which `make kernel-full` builds"
     )]
     NoVirtio,
@@ -137,7 +137,11 @@ fn load_initramfs(
     kernel: &LoadedKernel,
     memory: &GuestMemory,
 ) -> Result<InitramfsRange, Error> {
-    let request = guest_request::request(&config.command, &HostConsole::of_this_process());
+    let request = guest_request::request(
+        &config.command,
+        &config.nets,
+        &HostConsole::of_this_process(),
+    );
     let mut archive = Initramfs::new();
     archive.archive(&sources.initramfs)?;
     if guest_request::guest_end(config) == GuestEnd::OurInit {

@@ -58,7 +58,6 @@ use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::identity::Identity;
 use crate::vcpu::{cpuid, run};
 use crate::virtio::attach::{self, Sockets};
-use crate::virtio::blk::image;
 use crate::virtio::mmio::Transport;
 
 /// Why a machine could not be built or run.
@@ -67,9 +66,9 @@ pub enum Error {
     /// What was to be loaded does not load; the user's to mend.
     #[error(transparent)]
     Loading(#[from] loading::Error),
-    /// A disk cannot be used; the user's to mend.
+    /// A disk or network cannot be used; the user's to mend.
     #[error(transparent)]
-    Disk(#[from] image::Error),
+    Device(#[from] attach::Error),
     /// Guest memory could not be had.
     #[error(transparent)]
     Memory(#[from] memory::guest::Error),
@@ -105,7 +104,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Loading(_)
-            | Self::Disk(_)
+            | Self::Device(_)
             | Self::Kvm(kvm::Error::TooManyVcpus { .. } | kvm::Error::TooMuchMemory { .. }) => {
                 USER_ERROR
             }
@@ -120,7 +119,7 @@ impl Machine {
     /// # Errors
     /// [`Error`], before anything has run.
     pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
-        // 1. Disks, which may be refused; memory, and what the guest finds in it.
+        // 1. Disks and networks, which may be refused; memory, and what the guest finds in it.
         let devices = attach::open(config, say)?;
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);

@@ -401,7 +401,7 @@ fn modules_below(file: &Path, path: &str) -> Vec<(String, PathBuf)> {
     });
     let mut found = Vec::new();
     // What only tests use is no part of the story.
-    for name in declared.filter(|name| *name != "testing") {
+    for name in declared.filter(|name| !["testing", "tests"].contains(name)) {
         let folder = file.parent().unwrap();
         let alone = folder.join(name).with_extension("rs");
         let with_more = folder.join(name).join("mod.rs");

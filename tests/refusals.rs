@@ -419,6 +419,66 @@ fn disk_given_twice_is_refused() {
     );
 }
 
+// ---- networks ---------------------------------------------------------------------------------
+
+/// Runs `cottage run --net VALUE`, which must refuse.
+#[track_caller]
+fn refused_net(value: &str, words: &[&str]) {
+    refused(&["run", "--net", value], words);
+}
+
+#[test]
+fn network_that_is_none_says_what_to_give() {
+    refused_net(
+        "bridge=br0",
+        &["--net \"bridge=br0\" is no network", "tap=NAME"],
+    );
+    refused_net("tap=a/b", &["1 to 15 bytes, without /"]);
+    refused_net("user,dhcp", &["has the option \"dhcp\""]);
+    refused_net(
+        "tap=t,mac=01:00:00:00:00:00",
+        &["no address of one network card"],
+    );
+    refused_net("tap=t,ip=10.0.0.2", &["as in 10.0.0.2/24"]);
+    refused_net("tap=t,gw=10.0.0.1", &["gw= needs ip="]);
+    refused_net("user,forward=tcp:80", &["as in tcp:8080:80"]);
+}
+
+#[test]
+fn address_for_a_guest_without_our_init_is_refused() {
+    let words = ["run", "--initramfs", "i", "--net", "tap=t,dhcp"];
+    refused(
+        &words,
+        &["--net tap=t: ip= and dhcp are for cottage's init"],
+    );
+    // With a command our init comes along, and the next mistake is found.
+    let words = [&words[..], &["--", "true"]].concat();
+    refused(&words, &["there is no such device"]);
+}
+
+#[test]
+fn missing_tap_device_says_how_to_make_it() {
+    refused_net(
+        "tap=no-such-tap",
+        &[
+            "there is no such device",
+            "ip tuntap add no-such-tap mode tap",
+        ],
+    );
+}
+
+#[test]
+fn missing_passt_names_its_package() {
+    let mut command = Command::new(plain_program());
+    command
+        .args(["run", "--net", "user"])
+        .env("PATH", "/nowhere");
+    refused_command(
+        command,
+        &["Cannot start passt for --net user", "apt install passt"],
+    );
+}
+
 // ---- files ------------------------------------------------------------------------------------
 
 #[test]

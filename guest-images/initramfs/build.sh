@@ -35,6 +35,7 @@ dir /dev 755 0 0
 dir /dev/pts 755 0 0
 dir /dev/shm 1777 0 0
 dir /etc 755 0 0
+dir /etc/udhcpc 755 0 0
 dir /mnt 755 0 0
 dir /proc 555 0 0
 dir /root 700 0 0
@@ -45,8 +46,6 @@ dir /tmp 1777 0 0
 dir /usr 755 0 0
 dir /usr/bin 755 0 0
 dir /usr/sbin 755 0 0
-dir /usr/share 755 0 0
-dir /usr/share/udhcpc 755 0 0
 dir /var 755 0 0
 slink /var/run /run 777 0 0
 slink /var/tmp /tmp 777 0 0
@@ -59,7 +58,8 @@ LIST
   for file in passwd group hosts profile; do
     echo "file /etc/$file $new/tree/$file 644 0 0"
   done
-  echo "file /usr/share/udhcpc/default.script $new/tree/udhcpc.script 755 0 0"
+  # Where Debian's busybox looks for it.
+  echo "file /etc/udhcpc/default.script $new/tree/udhcpc.script 755 0 0"
   # These would go to busybox's own init; ours knows how to end the VM.
   for name in poweroff reboot halt; do
     echo "slink /sbin/$name /init 777 0 0"

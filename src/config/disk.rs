@@ -2,7 +2,7 @@
 //!
 //! The file's name comes first; a comma in it is written twice. That the file exists and is an
 //! image is found out by [`crate::virtio::blk`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::net`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

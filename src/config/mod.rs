@@ -5,6 +5,7 @@
 //! Read next: [`disk`].
 
 pub mod disk;
+pub mod net;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -12,8 +13,11 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
+use crate::event_loop::GuestEnd;
+use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
+use net::{Address, Net};
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -61,8 +65,17 @@ pub enum Error {
     /// A `--disk` is none.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// A `--net` is none.
+    #[error(transparent)]
+    Net(#[from] net::Error),
+    /// An address for a card of a guest that has none of our init.
+    #[error(
+        "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
+         the guest's own: leave them out and set the address there, or give a command"
+    )]
+    NobodySetsAddress(String),
     /// More devices than there are places for.
-    #[error("--disk and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
+    #[error("--disk, --net and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
     #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
@@ -123,6 +136,8 @@ pub struct VmConfig {
     pub vcpus: u32,
     /// Its disks.
     pub disks: Vec<Disk>,
+    /// Its network cards.
+    pub nets: Vec<Net>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
     /// The port that ends the run.
@@ -173,20 +188,37 @@ impl VmConfig {
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
+            nets: net::parse_all(&args.net)?,
             rng: args.rng,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
             command,
         };
-        match config.virtio_devices() {
+        config.check_devices()?;
+        Ok(config)
+    }
+
+    fn check_devices(&self) -> Result<(), Error> {
+        let foreign = guest_request::guest_end(self) == GuestEnd::Foreign;
+        for net in &self.nets {
+            match (&net.kind, net.address) {
+                // DHCP is the default of passt's cards: nobody asked us for it.
+                (net::Kind::User(_), _) | (_, Address::None) => {}
+                (net::Kind::Tap(name), _) if foreign => {
+                    return Err(Error::NobodySetsAddress(name.clone()));
+                }
+                _ => {}
+            }
+        }
+        match self.virtio_devices() {
             count if count > VIRTIO_SLOTS as usize => Err(Error::TooManyDevices(count)),
-            _ => Ok(config),
+            _ => Ok(()),
         }
     }
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        self.disks.len() + usize::from(self.rng)
+        self.disks.len() + self.nets.len() + usize::from(self.rng)
     }
 }
 

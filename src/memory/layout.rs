@@ -129,7 +129,7 @@ pub const PCI_CONFIG_PORT: u16 = 0xcf8;
 pub const PCI_CONFIG_PORTS: u16 = 8;
 
 /// The ports of all devices: the first of each, and how many it has.
-pub const fn device_ports() -> [(u16, u16); 7] {
+pub fn device_ports() -> [(u16, u16); 7] {
     [
         (I8042_PORT, I8042_PORTS),
         (RTC_PORT, RTC_PORTS),

@@ -13,6 +13,7 @@ use super::Device;
 use super::blk::{Blk, image};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
+use super::net::{self, Card};
 use super::rng::Rng;
 use super::server::Server;
 use crate::bus::{MmioBus, Overlap};
@@ -22,6 +23,17 @@ use crate::devices::ioapic::IoApic;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI, VIRTIO_WINDOW_SIZE};
 use crate::platform::acpi;
+
+/// Why a device cannot be had; the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] image::Error),
+    /// A network card.
+    #[error(transparent)]
+    Net(#[from] net::Error),
+}
 
 /// What devices are attached to.
 #[derive(Debug)]
@@ -65,11 +77,14 @@ pub fn attach(
 /// The devices that `config` asks for, in the order in which the guest finds them.
 ///
 /// # Errors
-/// [`image::Error`] for a disk that cannot be used.
-pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, image::Error> {
+/// [`Error`] for a disk or a network that cannot be used.
+pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
     for disk in &config.disks {
         devices.push(Arc::new(Blk::open(disk, tell)?));
+    }
+    for net in &config.nets {
+        devices.push(Arc::new(Card::open(net, tell)?));
     }
     if config.rng {
         devices.push(Arc::new(Rng));

@@ -7,7 +7,7 @@
 //!  driver ── registers ──▶ mmio: Transport ── started, notified, reset ──▶ server: Server
 //!    ▲                       4.2, 2.1, 2.2                                  │ pops, pushes
 //!    │                                                                      ▼
-//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk
+//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk, net
 //! ```
 //!
 //! - [`mmio`]: the transport, registers in memory ("virtio over MMIO", version 2, nothing legacy);
@@ -16,6 +16,7 @@
 //! - [`interrupt`]: how a driver is told;
 //! - [`rng`]: random numbers, the smallest device;
 //! - [`blk`]: disks, from files and block devices;
+//! - [`net`]: network cards, to tap devices and passt;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -34,6 +35,7 @@ pub mod server;
 pub mod interrupt;
 pub mod rng;
 pub mod blk;
+pub mod net;
 pub mod attach;
 
 #[cfg(test)]
@@ -41,6 +43,7 @@ mod testing;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, Thread};
 
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
@@ -69,6 +72,60 @@ pub trait Device: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`Broken`] for a request that this kind of device cannot answer, not even with a failure.
     fn serve(&self, request: &Request<'_>) -> Result<u32, Broken>;
+
+    // The rest is for devices to which something happens that no driver asked for.
+
+    /// A driver is at work, and agreed to `features`.
+    fn started(&self, _features: u64) {}
+    /// No driver is at work any more.
+    fn stopped(&self) {}
+    /// Whether a request from `queue` can be taken now. When that changes, [`Device::wait`] ends.
+    fn ready(&self, _queue: usize) -> bool {
+        true
+    }
+    /// What fills the buffers of `queue`, if its requests are not served but filled.
+    fn inbox(&self, _queue: usize) -> Option<&dyn Inbox> {
+        None
+    }
+    /// Lets the device's thread sleep until there may be something to do, or until
+    /// [`Device::wake`]; returns the queues to look at, a bit each.
+    fn wait(&self) -> u32 {
+        thread::park();
+        0
+    }
+    /// Ends [`Device::wait`], the next one if there is none now.
+    fn wake(&self, thread: &Thread) {
+        thread.unpark();
+    }
+}
+
+/// What comes from outside, for buffers that a driver has put into a queue.
+pub trait Inbox {
+    /// Whether there are buffers, and messages should end [`Device::wait`].
+    fn listen(&self, whether: bool);
+    /// The message that is next, if there is one. It stays until delivered or thrown away.
+    fn fetch(&self, features: u64) -> Option<Message>;
+    /// Writes it to `chains`, which have room for it, and lists what was written to which.
+    ///
+    /// # Errors
+    /// [`Broken`] if they left RAM.
+    fn deliver(
+        &self,
+        memory: &GuestMemory,
+        chains: &[Chain],
+        used: &mut Vec<(u16, u32)>,
+    ) -> Result<(), Broken>;
+    /// Throws it away: no buffer will ever do.
+    fn discard(&self);
+}
+
+/// A message as far as buffers are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its length in bytes.
+    pub len: usize,
+    /// It may be spread over several buffers.
+    pub spreads: bool,
 }
 
 /// One request, checked as far as any device's is.

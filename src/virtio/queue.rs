@@ -14,10 +14,12 @@
 //! Source: `[virtio]` Virtual I/O Device (VIRTIO) 1.2, OASIS CS01, section 2.7 "Split Virtqueues".
 //! Read next: [`super::server`], which pops and pushes.
 
+use std::sync::atomic::Ordering;
+
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestAddress;
 
-use super::Broken;
+use super::{Broken, Message};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
@@ -47,10 +49,23 @@ pub struct Chain {
     pub writable: Vec<Segment>,
 }
 
+/// What [`RequestQueue::pop_room`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Enough, in that many chains.
+    Enough(usize),
+    /// Too little so far; the driver will notify when there is more.
+    Missing,
+    /// Too little even with all that may be used for one message.
+    TooSmall,
+}
+
 /// A queue in use.
 #[derive(Debug)]
 pub struct RequestQueue {
     queue: Queue,
+    /// Several chains were pushed at once, of which the crate counted one.
+    several: bool,
 }
 
 impl RequestQueue {
@@ -94,7 +109,8 @@ impl RequestQueue {
                 .check(GuestAddress(start), len)
                 .map_err(|e| wrong(e.to_string()))?;
         }
-        Ok(Self { queue })
+        let several = false;
+        Ok(Self { queue, several })
     }
 
     /// Where the device stands in the rings: a plain value.
@@ -148,6 +164,83 @@ impl RequestQueue {
         Ok(true)
     }
 
+    /// Whether the driver has put nothing in.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn is_empty(&self, memory: &GuestMemory) -> Result<bool, Broken> {
+        let index = self.queue.avail_idx(memory.backend(), Ordering::Acquire);
+        Ok(index.map_err(Broken::Ring)?.0 == self.queue.next_avail())
+    }
+
+    /// Takes requests into `chains` until they have room for `message`; all or nothing.
+    ///
+    /// # Errors
+    /// [`Broken`] when the driver broke a rule.
+    pub fn pop_room(
+        &mut self,
+        memory: &GuestMemory,
+        message: Message,
+        chains: &mut Vec<Chain>,
+    ) -> Result<Room, Broken> {
+        let start = self.queue.next_avail();
+        let most = if message.spreads {
+            self.queue.size()
+        } else {
+            1
+        };
+        let (mut room, mut count) = (0, 0);
+        let found = loop {
+            if room >= message.len {
+                break Room::Enough(count);
+            }
+            if count == usize::from(most) {
+                break Room::TooSmall;
+            }
+            // Kept from one message to the next, so that most cost no allocation.
+            if chains.len() == count {
+                chains.push(Chain::default());
+            }
+            let Some(chain) = chains.get_mut(count) else {
+                break Room::Missing;
+            };
+            if self.pop(memory, chain)? {
+                room += chain.writable.iter().map(|s| s.len as usize).sum::<usize>();
+                count += 1;
+            } else if !self.ask_for_notifications(memory)? {
+                break Room::Missing;
+            }
+        };
+        if !matches!(found, Room::Enough(_)) {
+            self.queue.set_next_avail(start);
+        }
+        Ok(found)
+    }
+
+    /// Hands several requests back at once: the driver sees all of them or none.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn push_all(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), Broken> {
+        let Some(((last, written), before)) = used.split_last() else {
+            return Ok(());
+        };
+        // The crate shows each element when it writes it. So all but the last are written here.
+        for (head, written) in before {
+            let next = self.queue.next_used();
+            // [virtio] 2.7.8: flags and index, then elements of an id and a length.
+            let at = 4 + 8 * u64::from(next % self.queue.size());
+            let element = [u32::from(*head), *written].map(u32::to_le_bytes);
+            let place = GuestAddress(self.queue.used_ring().wrapping_add(at));
+            memory
+                .write(place, element.as_flattened())
+                .map_err(|_numbers| Broken::Ring(virtio_queue::Error::InvalidChain))?;
+            self.queue.set_next_used(next.wrapping_add(1));
+        }
+        self.several |= !before.is_empty();
+        self.push(memory, *last, *written)
+    }
+
     /// Hands a request back, with the number of bytes written to it.
     ///
     /// # Errors
@@ -163,9 +256,9 @@ impl RequestQueue {
     /// # Errors
     /// [`Broken::Ring`].
     pub fn interrupt_due(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        self.queue
-            .needs_notification(memory.backend())
-            .map_err(Broken::Ring)
+        let due = self.queue.needs_notification(memory.backend());
+        // One interrupt too many is better than one too few.
+        Ok(due.map_err(Broken::Ring)? || std::mem::take(&mut self.several))
     }
 
     /// Asks to be notified again; true if there is more to do already.

@@ -7,6 +7,10 @@
 //!    └─ one that may: marked, woken ──────────────▶ served there, until the queue is empty
 //! ```
 //!
+//! A device to which something happens by itself, as to a network card, sleeps in its own
+//! [`Device::wait`] and finds frames as well as notifications there. What comes for the driver is
+//! fetched only when there are buffers for it ([`super::Inbox`]).
+//!
 //! A notification is an ordinary exit and not an ioeventfd: on recent host kernels a single
 //! ioeventfd makes closing the VM wait for a grace period, longer than all of cottage's start
 //! (docs/adr/0013). The thread starts with the driver, so a disk that no driver wants costs none.
@@ -21,10 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::interrupt::{Line, USED};
-use super::queue::{Chain, RequestQueue};
-use super::{Broken, Device, Faults, Request};
+use super::queue::{Chain, RequestQueue, Room};
+use super::{Broken, Device, Faults, Inbox, Request};
 use crate::control::Control;
 use crate::memory::GuestMemory;
+
+/// Requests of one queue that a device's thread serves before it looks at the others.
+const TURN: usize = 256;
 
 /// A device and what it is served with.
 #[derive(Debug)]
@@ -50,6 +57,9 @@ pub struct Active {
     queues: Vec<Option<RequestQueue>>,
     /// The request being served; kept, so that a request costs no allocation.
     chain: Chain,
+    /// Buffers being filled, and what was written to which; kept for the same reason.
+    chains: Vec<Chain>,
+    used: Vec<(u16, u32)>,
 }
 
 impl Active {
@@ -59,6 +69,8 @@ impl Active {
             features,
             queues,
             chain: Chain::default(),
+            chains: Vec::new(),
+            used: Vec::new(),
         }
     }
 }
@@ -110,7 +122,9 @@ impl Server {
     /// # Errors
     /// [`Broken::NoThread`].
     pub fn start(self: &Arc<Self>, active: Active) -> Result<(), Broken> {
+        let features = active.features;
         *lock(&self.active) = Some(active);
+        self.device.started(features);
         let mut thread = lock(&self.thread);
         if self.device.may_wait() && thread.is_none() {
             let server = self.clone();
@@ -119,6 +133,11 @@ impl Server {
                 .spawn(move || server.run());
             *thread = Some(started.map_err(Broken::NoThread)?);
         }
+        drop(thread);
+        // Buffers may have been there before DRIVER_OK, when notifications were not heard.
+        (0..self.device.queues().len())
+            .filter(|index| self.device.inbox(*index).is_some())
+            .for_each(|index| self.notify(index));
         Ok(())
     }
 
@@ -143,7 +162,10 @@ impl Server {
     /// Stops serving. When it returns, no request is in progress.
     pub fn reset(&self) {
         self.resetting.store(true, Ordering::Release);
-        *lock(&self.active) = None;
+        let mut active = lock(&self.active);
+        *active = None;
+        self.device.stopped();
+        drop(active);
         self.resetting.store(false, Ordering::Release);
         self.line.reset();
     }
@@ -152,6 +174,7 @@ impl Server {
     pub fn give_up(&self, broken: &Broken) {
         let mut active = lock(&self.active);
         let listening = active.take().is_some();
+        self.device.stopped();
         self.gave_up(broken, listening);
     }
 
@@ -171,7 +194,7 @@ impl Server {
 
     fn wake(&self) {
         if let Some(thread) = &*lock(&self.thread) {
-            thread.thread().unpark();
+            self.device.wake(thread.thread());
         }
     }
 
@@ -180,7 +203,7 @@ impl Server {
         while !self.control.stopping() {
             let mut notified = self.notified.swap(0, Ordering::Acquire);
             if notified == 0 {
-                thread::park();
+                notified = self.device.wait();
             }
             while notified != 0 {
                 self.serve(notified.trailing_zeros() as usize);
@@ -189,16 +212,21 @@ impl Server {
         }
     }
 
-    /// Serves queue `index` until it is empty. A guest could keep it full for ever: the end of the
-    /// run and a reset get through.
+    /// Serves queue `index` until it is empty, or its turn is over. A guest could keep it full for
+    /// ever: the end of the run, a reset and the other queues get through.
     fn serve(&self, index: usize) {
-        loop {
+        for turn in 0.. {
+            if turn == TURN && self.device.may_wait() {
+                self.notified.fetch_or(1 << index, Ordering::Release);
+                return;
+            }
             let mut active = lock(&self.active);
             let served = active.as_mut().map(|active| self.step(active, index));
             match served {
                 Some(Ok(true)) => {}
                 Some(Err(broken)) => {
                     *active = None;
+                    self.device.stopped();
                     // With the lock held: after a reset the line must stay as the reset left it.
                     return self.gave_up(&broken, true);
                 }
@@ -213,9 +241,15 @@ impl Server {
 
     /// Serves one request; false if there was none and the driver will notify of the next.
     fn step(&self, active: &mut Active, index: usize) -> Result<bool, Broken> {
+        if let Some(inbox) = self.device.inbox(index) {
+            return self.fill(active, index, inbox);
+        }
         let Some(Some(queue)) = active.queues.get_mut(index) else {
             return Ok(false);
         };
+        if !self.device.ready(index) {
+            return Ok(false);
+        }
         if !queue.pop(&self.memory, &mut active.chain)? {
             return queue.ask_for_notifications(&self.memory);
         }
@@ -225,6 +259,39 @@ impl Server {
             memory: &self.memory,
         })?;
         queue.push(&self.memory, active.chain.head, written)?;
+        if queue.interrupt_due(&self.memory)? {
+            self.line.raise(USED);
+        }
+        Ok(true)
+    }
+
+    /// Fills buffers of queue `index` with one message; false if there is none of the one or the
+    /// other.
+    fn fill(&self, active: &mut Active, index: usize, inbox: &dyn Inbox) -> Result<bool, Broken> {
+        let Some(Some(queue)) = active.queues.get_mut(index) else {
+            inbox.listen(false);
+            return Ok(false);
+        };
+        if queue.is_empty(&self.memory)? {
+            inbox.listen(false);
+            return queue.ask_for_notifications(&self.memory);
+        }
+        inbox.listen(true);
+        let Some(message) = inbox.fetch(active.features) else {
+            return Ok(false);
+        };
+        let count = match queue.pop_room(&self.memory, message, &mut active.chains)? {
+            Room::Enough(count) => count,
+            Room::Missing => return Ok(false),
+            Room::TooSmall => {
+                inbox.discard();
+                return Ok(true);
+            }
+        };
+        active.used.clear();
+        let chains = active.chains.get(..count).unwrap_or(&[]);
+        inbox.deliver(&self.memory, chains, &mut active.used)?;
+        queue.push_all(&self.memory, &active.used)?;
         if queue.interrupt_due(&self.memory)? {
             self.line.raise(USED);
         }

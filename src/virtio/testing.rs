@@ -138,6 +138,8 @@ impl Drop for Guest {
 pub(in crate::virtio) struct Driver<'a> {
     guest: &'a Guest,
     window: u64,
+    /// The queue that notifications are for.
+    queue: u32,
     next: u16,
     seen: u16,
 }
@@ -145,9 +147,11 @@ pub(in crate::virtio) struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn at(guest: &'a Guest, window: u64) -> Self {
         let (next, seen) = (0, 0);
+        let queue = 0;
         Self {
             guest,
             window,
+            queue,
             next,
             seen,
         }
@@ -194,9 +198,9 @@ impl<'a> Driver<'a> {
         self.get(VIRTIO_MMIO_STATUS)
     }
 
-    /// Sets up queue 0 with its parts at these places.
+    /// Sets up the queue with its parts at these places.
     pub(in crate::virtio) fn set_queue(&self, size: u32, parts: [u64; 3]) {
-        self.set(VIRTIO_MMIO_QUEUE_SEL, 0);
+        self.set(VIRTIO_MMIO_QUEUE_SEL, self.queue);
         self.set(VIRTIO_MMIO_QUEUE_NUM, size);
         for (register, part) in (0x80..).step_by(0x10).zip(parts) {
             let bytes = part.to_le_bytes();
@@ -217,6 +221,22 @@ impl<'a> Driver<'a> {
         (self.next, self.seen) = (0, 0);
     }
 
+    /// The same for a device whose queue `queue` is to be tested.
+    pub(in crate::virtio) fn start_queue(&mut self, queue: usize, features: u64) {
+        self.queue = u32::try_from(queue).unwrap();
+        self.start(features);
+    }
+
+    /// How many requests came back since the start.
+    pub(in crate::virtio) fn used(&self) -> u16 {
+        self.guest.u16_at(USED + 2)
+    }
+
+    /// Has seen all interrupts.
+    pub(in crate::virtio) fn acknowledge(&self) {
+        self.set(VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    }
+
     /// Writes descriptor `index` as it is.
     pub(in crate::virtio) fn describe(&self, index: u16, part: Part, next: u16) {
         let mut bytes = part.at.to_le_bytes().to_vec();
@@ -233,7 +253,7 @@ impl<'a> Driver<'a> {
         self.guest.store(slot, &head.to_le_bytes());
         self.next = self.next.wrapping_add(1);
         self.guest.store(AVAILABLE + 2, &self.next.to_le_bytes());
-        self.set(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        self.set(VIRTIO_MMIO_QUEUE_NOTIFY, self.queue);
     }
 
     /// Puts one request of these parts into the queue, from descriptor 0 on.

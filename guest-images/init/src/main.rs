@@ -13,6 +13,8 @@
 mod mounts;
 /// The serial terminal.
 mod console;
+/// Network cards.
+mod network;
 /// The command or shell.
 mod child;
 /// Standard input from a file or pipe on the host.
@@ -61,6 +63,7 @@ fn boot(environment: Strings) -> ! {
     }
 
     console::take(&run);
+    network::set_up(&run);
     let stdin = match run.stdin {
         Stdin::Tty => None,
         Stdin::Pipe => relay::start(),

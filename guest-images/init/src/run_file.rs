@@ -26,6 +26,35 @@ pub enum Stdout {
     Pipe,
 }
 
+/// One thing to do with a network card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkStep<'a> {
+    /// Switch it on.
+    Up {
+        /// The kernel's name for it.
+        card: &'a CStr,
+    },
+    /// Give it an address.
+    Address {
+        /// The kernel's name for it.
+        card: &'a CStr,
+        /// Address and length of the prefix, as `ip address` takes them.
+        ip: &'a CStr,
+    },
+    /// Send through it what is for no network at hand.
+    Gateway {
+        /// The kernel's name for it.
+        card: &'a CStr,
+        /// The gateway's address.
+        gw: &'a CStr,
+    },
+    /// Ask its network for an address.
+    Dhcp {
+        /// The kernel's name for it.
+        card: &'a CStr,
+    },
+}
+
 /// The parsed file; values borrow from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RunFile<'a> {
@@ -73,6 +102,24 @@ impl<'a> RunFile<'a> {
             }
         }
         run
+    }
+
+    /// What to do with network cards, in order.
+    pub fn network(&self) -> impl Iterator<Item = NetworkStep<'a>> + use<'a> {
+        let mut card = None;
+        entries(self.bytes).filter_map(move |(key, value)| {
+            if key == b"nic" {
+                card = Some(value);
+                return Some(NetworkStep::Up { card: value });
+            }
+            let card = card?;
+            match key {
+                b"ip" => Some(NetworkStep::Address { card, ip: value }),
+                b"gw" => Some(NetworkStep::Gateway { card, gw: value }),
+                b"dhcp" => Some(NetworkStep::Dhcp { card }),
+                _ => None,
+            }
+        })
     }
 
     /// The command and its arguments, in order; none asks for a shell.
@@ -134,6 +181,28 @@ mod tests {
             run.args().collect::<Vec<_>>(),
             [c"env", c"A=b=c", c"", c"two\nlines"]
         );
+    }
+
+    #[test]
+    fn steps_for_the_network_belong_to_the_card_before_them() {
+        let run = RunFile::parse(
+            b"ip=1.2.3.4/8\0nic=eth0\0dhcp=yes\0arg=ls\0nic=eth1\0ip=10.0.0.2/24\0gw=10.0.0.1\0",
+        );
+        let (eth0, eth1) = (c"eth0", c"eth1");
+        let steps = [
+            NetworkStep::Up { card: eth0 },
+            NetworkStep::Dhcp { card: eth0 },
+            NetworkStep::Up { card: eth1 },
+            NetworkStep::Address {
+                card: eth1,
+                ip: c"10.0.0.2/24",
+            },
+            NetworkStep::Gateway {
+                card: eth1,
+                gw: c"10.0.0.1",
+            },
+        ];
+        assert!(run.network().eq(steps));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! Locks are advice: `cp` and `mkfs` do not ask.
 //!
 //! Source: fcntl_locking(2), "Open file description locks".
-//! Read next: [`crate::virtio::attach`].
+//! Read next: [`crate::virtio::net`].
 #![expect(unsafe_code, reason = "F_OFD_SETLK has no safe wrapper")]
 
 use std::fs::File;

@@ -1,0 +1,376 @@
+//! The network card.
+//!
+//! - [`link`]: where its cable leads, a tap device or passt;
+//! - [`tap`]: frames from and to the host's network;
+//! - [`passt`]: frames from and to a program that needs no rights.
+//!
+//! ```text
+//!  transmit:  request ── copied once ──▶ outgoing ── write(2) ──▶ link
+//!  receive:   link ── read(2) ──▶ incoming: one frame ── spread over buffers ──▶ guest
+//! ```
+//!
+//! One thread serves a card's two queues, and sleeps in poll(2). Frames are fetched only when the
+//! guest has given buffers, one at a time: a guest that gives none makes the host's own queue run
+//! full, as a slow card would. A frame too large for the guest's buffers is dropped, as is one
+//! that the host does not take: networks may lose frames.
+//!
+//! In front of each frame stands a header of 12 bytes, by which checksums and the cutting of large
+//! frames are left to the other side (5.1.6.1). A tap device understands it, and the host's
+//! kernel checks what a guest wrote there. passt does not; then nothing of this is offered.
+//!
+//! Source: `[virtio]` 1.2, section 5.1 "Network Device". Read next: [`link`].
+
+pub mod link;
+pub mod tap;
+pub mod passt;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
+};
+
+use super::queue::Chain;
+use super::{Broken, Device, Inbox, Message, Request};
+use crate::config::net::Net;
+use crate::memory::GuestMemory;
+use link::{Link, Received};
+
+/// Number of the queue of buffers to be filled. `[virtio]` 5.1.2
+const RECEIVE: usize = 0;
+/// Number of the queue of frames to be sent.
+const TRANSMIT: usize = 1;
+/// Entries of each queue.
+const QUEUE: u16 = 256;
+/// struct virtio_net_hdr, with num_buffers. `[virtio]` 5.1.6
+pub const HEADER: usize = 12;
+/// num_buffers' place in it.
+const NUM_BUFFERS: usize = 10;
+/// Largest frame: an IP packet of 64 KiB behind an Ethernet header with a VLAN tag.
+pub const MAX_FRAME: usize = (64 << 10) + 18;
+/// Bytes of the configuration space that features of ours give a meaning. `[virtio]` 5.1.4
+const CONFIG: usize = 12;
+
+/// What only a host that understands headers can do.
+const OFFLOADS: u64 = 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN
+    | 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN;
+
+/// Why a network card cannot be attached; each of these is the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tap device is not to be had.
+    #[error(transparent)]
+    Tap(#[from] tap::Error),
+    /// passt is not.
+    #[error(transparent)]
+    Passt(#[from] passt::Error),
+    /// The process has no file descriptor left.
+    #[error("Cannot make an eventfd for --net")]
+    Wake(#[source] io::Error),
+}
+
+/// A network card.
+#[derive(Debug)]
+pub struct Card {
+    label: String,
+    config: [u8; CONFIG],
+    features: u64,
+    link: Link,
+    wake: OwnedFd,
+    incoming: Mutex<Incoming>,
+    outgoing: Mutex<Outgoing>,
+    tell: fn(&str),
+}
+
+/// The way to the guest.
+#[derive(Debug)]
+struct Incoming {
+    /// Room for the largest frame, with its header.
+    buffer: Vec<u8>,
+    /// Bytes of the frame that waits for buffers of the guest's, with header; 0: none waits.
+    waiting: usize,
+    /// The guest has given buffers.
+    listening: bool,
+    /// The cable is cut.
+    gone: bool,
+}
+
+/// The way from the guest.
+#[derive(Debug)]
+struct Outgoing {
+    /// The frame last sent.
+    buffer: Vec<u8>,
+    /// From where on the link has not taken it yet.
+    sent: usize,
+}
+
+impl Card {
+    /// Connects the card that `net` describes; `tell` is used once, if its cable is cut.
+    ///
+    /// # Errors
+    /// [`Error`] with the device's or program's name and what to do.
+    pub fn open(net: &Net, tell: fn(&str)) -> Result<Self, Error> {
+        let link = Link::open(net)?;
+        let label = format!("virtio-net {}", link.name());
+        Self::new(label, net.mac.0, link, tell)
+    }
+
+    fn new(label: String, mac: [u8; 6], link: Link, tell: fn(&str)) -> Result<Self, Error> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|e| Error::Wake(e.into()))?;
+        let mut features = 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MRG_RXBUF;
+        if link.understands_headers() {
+            features |= OFFLOADS;
+        }
+        let mtu = link.mtu();
+        if mtu.is_some() {
+            features |= 1 << VIRTIO_NET_F_MTU;
+        }
+        Ok(Self {
+            label,
+            config: config(mac, mtu.unwrap_or(0)),
+            features,
+            link,
+            wake,
+            incoming: Mutex::new(Incoming {
+                buffer: Vec::new(),
+                waiting: 0,
+                listening: false,
+                gone: false,
+            }),
+            outgoing: Mutex::new(Outgoing {
+                buffer: Vec::new(),
+                sent: 0,
+            }),
+            tell,
+        })
+    }
+
+    /// Copies a frame out of guest memory, header and all; false if it is none.
+    fn collect(&self, request: &Request<'_>, frame: &mut Vec<u8>) -> Result<bool, Broken> {
+        let parts = &request.chain.readable;
+        let len = parts.iter().map(|part| part.len as usize).sum::<usize>();
+        frame.clear();
+        if len <= HEADER || len > HEADER + MAX_FRAME {
+            return Ok(false);
+        }
+        frame.resize(len, 0);
+        let mut rest = frame.as_mut_slice();
+        for part in parts {
+            let (now, later) = rest.split_at_mut((part.len as usize).min(rest.len()));
+            request
+                .memory
+                .read(part.gpa, now)
+                .map_err(|_numbers| left_ram(request.chain))?;
+            rest = later;
+        }
+        // 5.1.6.2: a driver that did not agree to it says nothing in the header, and is not heard.
+        if request.features & (1 << VIRTIO_NET_F_CSUM) == 0 {
+            frame.iter_mut().take(HEADER).for_each(|byte| *byte = 0);
+        }
+        Ok(true)
+    }
+
+    fn cut(&self, incoming: &mut Incoming, error: &io::Error) {
+        incoming.gone = true;
+        (self.tell)(&format!(
+            "{}: the network is gone: {error}; the guest goes on without",
+            self.label
+        ));
+    }
+}
+
+fn left_ram(chain: &Chain) -> Broken {
+    Broken::Chain {
+        head: chain.head,
+        reason: "it left RAM",
+    }
+}
+
+/// struct virtio_net_config. Fields without a feature of ours stay zero.
+fn config(mac: [u8; 6], mtu: u16) -> [u8; CONFIG] {
+    let [a, b, c, d, e, f] = mac;
+    let [low, high] = mtu.to_le_bytes();
+    [a, b, c, d, e, f, 0, 0, 0, 0, low, high]
+}
+
+impl Device for Card {
+    fn name(&self) -> &'static str {
+        "virtio-net"
+    }
+
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn id(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[QUEUE, QUEUE]
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn started(&self, features: u64) {
+        let mut incoming = lock(&self.incoming);
+        incoming.buffer.resize(HEADER + MAX_FRAME, 0);
+        if let Err(error) = self.link.set_offloads(features) {
+            self.cut(&mut incoming, &error);
+        }
+    }
+
+    fn stopped(&self) {
+        let mut incoming = lock(&self.incoming);
+        incoming.listening = false;
+        incoming.waiting = 0;
+    }
+
+    fn ready(&self, _queue: usize) -> bool {
+        let Outgoing { buffer, sent } = &mut *lock(&self.outgoing);
+        self.link.send(buffer, sent);
+        *sent == buffer.len()
+    }
+
+    fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
+        let Outgoing { buffer, sent } = &mut *lock(&self.outgoing);
+        *sent = 0;
+        match self.collect(request, buffer) {
+            Ok(true) => {
+                *sent = self.link.wrap(buffer);
+                self.link.send(buffer, sent);
+                Ok(0)
+            }
+            other => {
+                buffer.clear();
+                other.map(|_no_frame| 0)
+            }
+        }
+    }
+
+    fn inbox(&self, queue: usize) -> Option<&dyn Inbox> {
+        (queue == RECEIVE).then_some(self)
+    }
+
+    fn wait(&self) -> u32 {
+        let Incoming {
+            waiting,
+            listening,
+            gone,
+            ..
+        } = *lock(&self.incoming);
+        let mut wanted = PollFlags::empty();
+        wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
+        let Outgoing { buffer, sent } = &*lock(&self.outgoing);
+        wanted.set(PollFlags::OUT, *sent < buffer.len() && !gone);
+        let mut fds = [
+            PollFd::new(&self.wake, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.link.as_fd(), wanted),
+        ];
+        // A link that is asked for nothing reports its end nevertheless, for ever.
+        let used = if wanted.is_empty() { 1 } else { 2 };
+        let _interrupted = poll(fds.split_at_mut(used).0, None);
+        let [wake, link] = fds.map(|fd| fd.revents());
+        if !wake.is_empty() {
+            let _none_left = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        if link.is_empty() {
+            return 0;
+        }
+        1 << RECEIVE | 1 << TRANSMIT
+    }
+
+    fn wake(&self, _thread: &Thread) {
+        // The only failure is a counter at its limit of 2^64 - 2: then it is awake anyway.
+        let _awake_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Inbox for Card {
+    fn listen(&self, whether: bool) {
+        lock(&self.incoming).listening = whether;
+    }
+
+    fn fetch(&self, features: u64) -> Option<Message> {
+        let mut incoming = lock(&self.incoming);
+        if incoming.waiting == 0 && !incoming.gone {
+            match self.link.receive(&mut incoming.buffer) {
+                Received::Frame(len) => incoming.waiting = len,
+                Received::Nothing => {}
+                Received::Gone(error) => self.cut(&mut incoming, &error),
+            }
+        }
+        (incoming.waiting > 0).then_some(Message {
+            len: incoming.waiting,
+            spreads: features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0,
+        })
+    }
+
+    fn deliver(
+        &self,
+        memory: &GuestMemory,
+        chains: &[Chain],
+        used: &mut Vec<(u16, u32)>,
+    ) -> Result<(), Broken> {
+        let Incoming {
+            buffer, waiting, ..
+        } = &mut *lock(&self.incoming);
+        // 5.1.6.4.1: 1 also where frames are not spread.
+        let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
+        let place = buffer.iter_mut().skip(NUM_BUFFERS);
+        place
+            .zip(count.to_le_bytes())
+            .for_each(|(to, from)| *to = from);
+        let mut rest = buffer.get(..*waiting).unwrap_or(&[]);
+        for chain in chains {
+            let before = rest.len();
+            for part in &chain.writable {
+                let (now, later) = rest.split_at((part.len as usize).min(rest.len()));
+                memory
+                    .write(part.gpa, now)
+                    .map_err(|_numbers| left_ram(chain))?;
+                rest = later;
+            }
+            let written = u32::try_from(before - rest.len()).unwrap_or(0);
+            used.push((chain.head, written));
+        }
+        *waiting = 0;
+        Ok(())
+    }
+
+    fn discard(&self) {
+        lock(&self.incoming).waiting = 0;
+    }
+}
+
+/// A poisoned lock means that a thread panicked, and a panic ends the process.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
