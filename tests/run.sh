@@ -139,11 +139,14 @@ done
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
 # once more, and the log says so. Any other failure stands.
 testbed_or_again() {
-	local status=0
-	"$@" || status=$?
-	((status == 124)) || return "$status"
-	echo "THE TESTBED FROZE; running the suite once more"
-	"$@"
+	local status attempt
+	for attempt in 1 2 3; do
+		status=0
+		"$@" || status=$?
+		((status == 124)) || break
+		echo "THE TESTBED FROZE, attempt $attempt of 3"
+	done
+	return "$status"
 }
 export -f testbed_or_again
 
@@ -159,9 +162,13 @@ for program in "${suites[@]}"; do
 	name=$(suite_name "$program")
 	grep -q "^$name::" "$report.host" || continue
 	: >"$work/testbed-report"
+	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
+	# is not known: it is not waited for as long as the others.
+	limit=1100
+	[[ $name != net ]] || limit=150
 	# shellcheck disable=SC2016
 	tests "$name" testbed "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
-		tests/testbed/run.sh --timeout 1100 \
+		tests/testbed/run.sh --timeout "$limit" \
 		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
 		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
 		"/files/${program##*/}" --test-threads 2
