@@ -137,7 +137,7 @@ for program in "${suites[@]}"; do
 done
 
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
-# once more, and the log says so. Any other failure stands.
+# up to three times, and the log says so. Any other failure stands.
 testbed_or_again() {
 	local status attempt
 	for attempt in 1 2 3; do
