@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage vmm-only rust kernel-tiny kernel-full initramfs debian-cloud testbed test bench bench-icount bench-micro clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud testbed test bench bench-icount bench-micro clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,23 +41,34 @@ boot: cottage ## from nothing to a Linux shell: install, build, run (in the test
 # The single file: the VMM with kernel, initramfs and init as ELF sections, which it reads from
 # /proc/self/exe. The sections are not loaded with the program; each starts on a page, so that it can
 # be mapped (objcopy aligns only sections that are already there, hence twice).
+#
+# The full kernel goes in if it is there, for machines with virtio devices: it takes three times as
+# long to build as everything else, and a first `make boot` should not wait for it.
+full_kernel = $(wildcard $(images)/full/vmlinux)
+sections = kernel initramfs init $(if $(full_kernel),kernel-full)
+
 cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VMM, kernel and initramfs
-	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(images)/initramfs.cpio $(images)/init Makefile | head -n 1); \
+	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(full_kernel) $(images)/initramfs.cpio $(images)/init Makefile | head -n 1); \
 	if [ ! $(cottage) -nt "$$newest" ]; then \
 	  mkdir -p build; \
 	  objcopy \
 	    --add-section .cottage.kernel=$(images)/tiny/vmlinux \
 	    --add-section .cottage.initramfs=$(images)/initramfs.cpio \
 	    --add-section .cottage.init=$(images)/init \
-	    $(foreach name,kernel initramfs init,--set-section-flags .cottage.$(name)=noload,readonly) \
+	    $(addprefix --add-section .cottage.kernel-full=,$(full_kernel)) \
+	    $(foreach name,$(sections),--set-section-flags .cottage.$(name)=noload,readonly) \
 	    $(release)/cottage $(cottage).unaligned; \
 	  objcopy \
-	    $(foreach name,kernel initramfs init,--set-section-alignment .cottage.$(name)=4096) \
+	    $(foreach name,$(sections),--set-section-alignment .cottage.$(name)=4096) \
 	    $(cottage).unaligned $(cottage).new; \
 	  rm $(cottage).unaligned; \
 	  mv $(cottage).new $(cottage); \
 	  echo "built $(cottage)"; \
 	fi
+
+# By a second make: the first has already looked which images there are.
+full: kernel-full ## build/cottage with the full kernel too, which --disk, --net and the like boot
+	@$(MAKE) cottage
 
 vmm-only: rust ## the VMM alone, without a guest
 	@cargo build --release --package cottage --target $(vmm_target) $(if $(wildcard $(release)/cottage),--quiet)

@@ -14,8 +14,10 @@ use std::os::unix::fs::FileExt;
 
 use crate::boot::blob::Blob;
 
-/// Section of the default kernel.
+/// Section of the default kernel, the tiny one.
 pub const KERNEL: &str = ".cottage.kernel";
+/// Section of the kernel with drivers for virtio devices, the full one.
+pub const FULL_KERNEL: &str = ".cottage.kernel-full";
 /// Section of the default initramfs.
 pub const INITRAMFS: &str = ".cottage.initramfs";
 /// Section of our init alone, for initramfs files of the user's.
@@ -42,12 +44,14 @@ pub enum Error {
     Read(#[from] io::Error),
     /// A build without guest.
     #[error(
-        "This cottage carries no {what} (a build without guest images): run `make boot` in \
-         cottage's source, or {instead}"
+        "This cottage carries no {what}: run `make {target}` in cottage's source, which builds one \
+         that does, or {instead}"
     )]
     Absent {
         /// Kernel, initramfs or init.
         what: &'static str,
+        /// Which target of our Makefile builds a program with it.
+        target: &'static str,
         /// What the user can do without one.
         instead: &'static str,
     },
@@ -119,12 +123,19 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// The default kernel.
+    /// The built-in kernel for a machine with virtio devices, or the one for a machine without.
+    ///
+    /// Two, because drivers that find nothing to drive cost every boot (guest-images/README.md).
     ///
     /// # Errors
-    /// [`Error::Absent`] in a build without guest, [`Error::Damaged`].
-    pub fn kernel(&self) -> Result<Blob, Error> {
-        self.section(KERNEL, "kernel", "pass --kernel FILE")
+    /// [`Error::Absent`] in a build without that kernel, [`Error::Damaged`].
+    pub fn kernel(&self, with_virtio: bool) -> Result<Blob, Error> {
+        let instead = "pass --kernel FILE";
+        if with_virtio {
+            let what = "kernel with drivers for virtio devices (--disk, --net, ...)";
+            return self.section(FULL_KERNEL, what, "full", instead);
+        }
+        self.section(KERNEL, "kernel", "cottage", instead)
     }
 
     /// The default initramfs.
@@ -132,7 +143,7 @@ impl Bundle {
     /// # Errors
     /// As [`Self::kernel`].
     pub fn initramfs(&self) -> Result<Blob, Error> {
-        self.section(INITRAMFS, "initramfs", "pass --initramfs FILE")
+        self.section(INITRAMFS, "initramfs", "cottage", "pass --initramfs FILE")
     }
 
     /// Our init.
@@ -143,6 +154,7 @@ impl Bundle {
         self.section(
             INIT,
             "init",
+            "cottage",
             "leave out the command, so that your initramfs runs its own init",
         )
     }
@@ -151,12 +163,18 @@ impl Bundle {
         &self,
         name: &str,
         what: &'static str,
+        target: &'static str,
         instead: &'static str,
     ) -> Result<Blob, Error> {
         let header = self
             .headers()
             .find(|header| self.name(header) == name.as_bytes());
-        let (offset, size) = self.range(header.ok_or(Error::Absent { what, instead })?)?;
+        let header = header.ok_or(Error::Absent {
+            what,
+            target,
+            instead,
+        })?;
+        let (offset, size) = self.range(header)?;
         Ok(Blob::file_range(
             self.file.try_clone()?,
             offset,
@@ -216,17 +234,22 @@ mod tests {
     #[test]
     fn test_program_carries_no_guest_and_says_what_to_do() {
         let bundle = Bundle::open().unwrap();
-        let text = bundle.kernel().unwrap_err().to_string();
+        let text = bundle.kernel(false).unwrap_err().to_string();
         assert!(
-            text.contains("no kernel") && text.contains("make boot"),
+            text.contains("no kernel") && text.contains("make cottage"),
             "{text}"
         );
         assert!(text.contains("--kernel FILE"), "{text}");
+        let text = bundle.kernel(true).unwrap_err().to_string();
+        assert!(
+            text.contains("virtio") && text.contains("make full"),
+            "{text}"
+        );
     }
 
     #[test]
     fn ordinary_sections_are_found_by_name() {
         let bundle = Bundle::open().unwrap();
-        assert!(bundle.section(".text", "text", "").unwrap().len() > 1000);
+        assert!(bundle.section(".text", "text", "", "").unwrap().len() > 1000);
     }
 }

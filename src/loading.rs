@@ -30,12 +30,6 @@ pub enum Error {
     /// `--initramfs` does not open.
     #[error("Cannot use --initramfs")]
     InitramfsFile(#[source] blob::Error),
-    /// The built-in kernel would not see the devices asked for.
-    #[error(
-        "the built-in kernel has no drivers for virtio devices (--disk, --net, --rng): give one that has, \
-         such as --kernel guest-images/out/full/vmlinux, which `make kernel-full` builds"
-    )]
-    NoVirtio,
     /// The kernel or initramfs is not loadable, or does not fit.
     #[error(transparent)]
     Boot(#[from] boot::Error),
@@ -60,9 +54,6 @@ pub fn fill(
     config: &VmConfig,
     timeline: &Timeline,
 ) -> Result<EntryState, Error> {
-    if config.kernel == Source::BuiltIn && config.virtio_devices() > 0 {
-        return Err(Error::NoVirtio);
-    }
     let sources = Sources::open(config)?;
     let kernel = boot::load_kernel(&sources.kernel, &config.boot, memory)?;
     timeline.note(Stage::KernelLoaded);
@@ -102,7 +93,7 @@ impl Sources {
     fn open(config: &VmConfig) -> Result<Self, Error> {
         let mut bundle = None;
         let kernel = match &config.kernel {
-            Source::BuiltIn => opened(&mut bundle)?.kernel()?,
+            Source::BuiltIn => opened(&mut bundle)?.kernel(config.virtio_devices() > 0)?,
             Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
         };
         let initramfs = match &config.initramfs {

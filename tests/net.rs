@@ -10,7 +10,7 @@ mod support;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use support::program::{Finished, Scratch, finish, image, program};
+use support::program::{Finished, Scratch, finish, program};
 use support::{linux_kvm, skip};
 
 /// Makes a tap device that is $1, with the address 10.0.0.1, or 10.0.1.1 for the second, and so on.
@@ -64,13 +64,7 @@ fn network(files: &Scratch, host: &str, flags: &[&str], line: &str) -> Finished 
     command
         .args(["-r", "-n", "sh", "-c", &script, "sh"])
         .arg(program())
-        .args([
-            "run",
-            "--kernel",
-            &image("full/vmlinux"),
-            "--memory",
-            "256M",
-        ])
+        .args(["run", "--memory", "256M"])
         .args(flags)
         .args(["--", "sh", "-c", line]);
     finish(command, b"")

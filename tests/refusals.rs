@@ -1083,11 +1083,6 @@ fn memory_the_host_does_not_have_is_told_of() {
 }
 
 #[test]
-fn devices_that_the_built_in_kernel_would_not_see_are_refused() {
-    refused(&["run", "--rng"], &["built-in kernel", "--kernel"]);
-}
-
-#[test]
 fn debug_exit_is_a_free_port() {
     let refused_port = |value, words: &[&str]| refused(&["run", "--debug-exit", value], words);
     refused_port("f4", &["--debug-exit \"f4\"", "0xf4"]);

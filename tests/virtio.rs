@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use flate2::read::GzDecoder;
 use support::linux_kvm;
-use support::program::{Finished, Scratch, cottage, image, program};
+use support::program::{Finished, Scratch, cottage, program};
 
 const MIB: usize = 1 << 20;
 
@@ -32,10 +32,9 @@ fn pattern(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs a shell line in the full kernel, with `flags`.
+/// Runs a shell line in the built-in kernel that has drivers, with `flags`.
 fn guest(flags: &[&str], line: &str) -> Finished {
-    let kernel = image("full/vmlinux");
-    let machine = ["run", "--kernel", &kernel, "--memory", "256M"];
+    let machine = ["run", "--memory", "256M"];
     cottage(&[&machine, flags, &["--", "sh", "-c", line]].concat())
 }
 
@@ -89,9 +88,8 @@ fn file_system_outlives_the_machine() {
 
 /// Runs a shell line in the full kernel until it prints its first line, and kills the VMM then.
 fn killed_after_a_line(flags: &[&str], line: &str) -> String {
-    let kernel = image("full/vmlinux");
     let mut child = Command::new(program())
-        .args(["run", "--kernel", &kernel, "--memory", "256M"])
+        .args(["run", "--memory", "256M"])
         .args(flags)
         .args(["--", "sh", "-c", line])
         .stdin(Stdio::null())

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::boot::blob::{self, Blob};
 use crate::bundle::Bundle;
-use crate::config::Source;
+use crate::config::{Source, VmConfig};
 use crate::doctor::{Verdict, diagnose, gather};
 use crate::timeline::child::THIS_PROGRAM;
 use crate::timeline::{Nanos, now};
@@ -220,7 +220,9 @@ fn ticks(before: u64, after: u64) -> f64 {
 ///
 /// # Errors
 /// As [`Blob::open`], if a file cannot be read.
-pub fn parts(kernel: &Source, initramfs: &Source) -> Result<Vec<Part>, blob::Error> {
+pub fn parts(config: &VmConfig) -> Result<Vec<Part>, blob::Error> {
+    let (kernel, initramfs) = (&config.kernel, &config.initramfs);
+    let with_virtio = config.virtio_devices() > 0;
     let mut parts = Vec::new();
     let this = Blob::open(Path::new(THIS_PROGRAM))?;
     let version = Some(env!("CARGO_PKG_VERSION").to_owned());
@@ -231,7 +233,7 @@ pub fn parts(kernel: &Source, initramfs: &Source) -> Result<Vec<Part>, blob::Err
         Source::BuiltIn => Ok(bundle.as_ref().and_then(built_in)),
         Source::File(path) => Blob::open(path).map(Some),
     };
-    if let Some(blob) = open(kernel, &|bundle| bundle.kernel().ok())? {
+    if let Some(blob) = open(kernel, &|bundle| bundle.kernel(with_virtio).ok())? {
         parts.push(part("kernel", &blob, &source_name(kernel), kernel_version)?);
     }
     if let Some(blob) = open(initramfs, &|bundle| bundle.initramfs().ok())? {

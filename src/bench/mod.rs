@@ -229,7 +229,7 @@ fn plan(args: &BenchArgs, copy: Option<&Copy>) -> Result<(Plan, Vec<Part>), Erro
     } else {
         let machine = with_command(&args.machine);
         let config = VmConfig::from_args(machine.clone())?;
-        parts = host::parts(&config.kernel, &config.initramfs)?;
+        parts = host::parts(&config)?;
         let program = copy.map_or_else(|| THIS_PROGRAM.into(), Copy::path);
         files.push(program.clone());
         files.extend(machine.kernel.iter().chain(&machine.initramfs).cloned());
