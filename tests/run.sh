@@ -150,6 +150,45 @@ testbed_or_again() {
 }
 export -f testbed_or_again
 
+# in_testbed NAME PROGRAM ARGUMENT...: a suite of this machine's in the testbed.
+in_testbed() {
+	local name=$1 program=$2 limit=1100
+	shift 2
+	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
+	# is not known: it is not waited for as long as the others.
+	[[ $name != net ]] || limit=150
+	: >"$work/testbed-report"
+	# shellcheck disable=SC2016
+	stage "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
+		tests/testbed/run.sh --timeout "$limit" \
+		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
+		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
+		"/files/${program##*/}" --test-threads 2 "$@"
+}
+
+# Once more, on a second emulated machine, what failed on the first: its faults hang a guest now and
+# then (docs/adr/0010-testbed.md). What fails twice has failed. What passes then is in the summary as
+# what it is, and more than a few are no accident.
+readonly accidents=3
+failed_once=()
+again() { # NAME PROGRAM
+	local name=$1 program=$2 failed=() test
+	mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED.*/\1/p' "$log")
+	((${#failed[@]} && ${#failed[@]} <= accidents)) || return 1
+	cp "$log" "$log.first"
+	if ! in_testbed "$name" "$program" --exact "${failed[@]}"; then
+		cp "$log.first" "$log" # which has the other tests too
+		return 1
+	fi
+	for test in "${failed[@]}"; do
+		failed_once+=("$name::$test")
+		# The first machine's verdict; the second's stands in the log of its own.
+		sed -i "s/^test $test \.\.\. FAILED/test $test ... ok/" "$log.first"
+	done
+	cp "$log.first" "$log"
+	unset 'failed_stages[-1]' # the first try's
+}
+
 # The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
 for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
 	[[ -e guest-images/out/$image ]] || continue
@@ -161,17 +200,14 @@ done
 for program in "${suites[@]}"; do
 	name=$(suite_name "$program")
 	grep -q "^$name::" "$report.host" || continue
-	: >"$work/testbed-report"
-	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
-	# is not known: it is not waited for as long as the others.
-	limit=1100
-	[[ $name != net ]] || limit=150
-	# shellcheck disable=SC2016
-	tests "$name" testbed "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
-		tests/testbed/run.sh --timeout "$limit" \
-		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
-		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
-		"/files/${program##*/}" --test-threads 2
+	if ! in_testbed "$name" "$program"; then
+		cat "$work/testbed-report" >>"$report.testbed"
+		if ! again "$name" "$program"; then
+			# A program that dies names no failed test.
+			grep -q '^test .* \.\.\. FAILED' "$log" || echo "$name	(the program itself)	FAILED	testbed" >>"$results"
+		fi
+	fi
+	collect "$name" testbed
 	cat "$work/testbed-report" >>"$report.testbed"
 done
 
@@ -241,6 +277,12 @@ awk -F '\t' -v checks_passed="$checks_passed" -v counts="$work/counts" '
 		print n_passed + checks_passed, n_failed + 0, n_skipped + 0 >counts
 	}' "$report" "$results"
 read -r passed failing skipped <"$work/counts"
+if ((${#failed_once[@]})); then
+	echo
+	echo "FAILED IN ONE EMULATED MACHINE, PASSED IN A SECOND:"
+	printf '  %s\n' "${failed_once[@]}"
+	echo "  (the first try's log: build/test/*.log.first)"
+fi
 
 # A check is one test by itself; the tests of a failed suite are among the results.
 failing=$((failing + checks_failed))
