@@ -128,6 +128,16 @@ impl Card {
         Self::new(label, net.mac.0, link, tell)
     }
 
+    /// A card whose cable leads to a test by `socket`, which waits for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Wake`].
+    #[cfg(any(test, fuzzing))]
+    pub fn played(socket: std::os::unix::net::UnixStream) -> Result<Self, Error> {
+        let link = Link::User(passt::Passt::played(socket), link::Stream::default());
+        Self::new("card".into(), [2, 0, 0, 0, 0, 1], link, |_| ())
+    }
+
     fn new(label: String, mac: [u8; 6], link: Link, tell: fn(&str)) -> Result<Self, Error> {
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| Error::Wake(e.into()))?;

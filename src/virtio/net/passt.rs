@@ -67,10 +67,9 @@ impl Passt {
         Ok(Self { socket, child })
     }
 
-    /// Our end of `socket`, with a test at the other.
-    #[cfg(test)]
+    /// Our end of `socket`, which waits for nothing, with a test at the other.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn played(socket: UnixStream) -> Self {
-        socket.set_nonblocking(true).unwrap();
         let child = None;
         Self { socket, child }
     }

@@ -21,8 +21,8 @@ fn guest() -> (Guest, UnixStream) {
     theirs
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    let link = Link::User(passt::Passt::played(socket), link::Stream::default());
-    let card = Card::new("card".into(), [2, 0, 0, 0, 0, 1], link, |_| ()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let card = Card::played(socket).unwrap();
     (Guest::with(card), theirs)
 }
 
