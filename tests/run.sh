@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/test
 rm -rf "$work"
-mkdir -p "$work/images"
+mkdir -p "$work/images" "$work/testbed"
 results=$work/results # suite, test, "ok" or "FAILED" or "ignored", "host" or "testbed"; one a line
 report=$work/report   # the tests' own records: test, back end, "ran" or "skipped: REASON"
 touch "$results" "$report.host" "$report.testbed"
@@ -136,6 +136,15 @@ for program in "${suites[@]}"; do
 	tests "$name" host "$name" 600 env COTTAGE_TEST_REPORT="$report.host" "$program"
 done
 
+# The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
+for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
+	[[ -e guest-images/out/$image ]] || continue
+	mkdir -p "$work/images/$(dirname "$image")"
+	# A link saves the copy where the file system allows it.
+	ln -L "guest-images/out/$image" "$work/images/$image" 2>/dev/null ||
+		cp -L "guest-images/out/$image" "$work/images/$image"
+done
+
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
 # up to three times, and the log says so. Any other failure stands.
 testbed_or_again() {
@@ -150,65 +159,78 @@ testbed_or_again() {
 }
 export -f testbed_or_again
 
-# in_testbed NAME PROGRAM ARGUMENT...: a suite of this machine's in the testbed.
+# in_testbed NAME PROGRAM LOG ARGUMENT...: a suite, or the tests of it that are named.
 in_testbed() {
-	local name=$1 program=$2 limit=1100
-	shift 2
-	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
-	# is not known: it is not waited for as long as the others.
-	[[ $name != net ]] || limit=150
-	: >"$work/testbed-report"
+	local name=$1 program=$2 log=$3 limit=1100
+	shift 3
+	# The suite of networks takes half a minute, and has frozen the testbed more often than others, why
+	# is not known: it is not waited for as long.
+	[[ $name != net ]] || limit=300
+	: >"$work/testbed/$name/records"
 	# shellcheck disable=SC2016
-	stage "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
+	timeout --kill-after=20 2300 bash -c 'testbed_or_again "$@"' bash \
 		tests/testbed/run.sh --timeout "$limit" \
-		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
-		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
-		"/files/${program##*/}" --test-threads 2 "$@"
+		--file "$program" --file "$work/testbed/$name/records" --dir "$work/images:images" -- \
+		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/records \
+		"/files/${program##*/}" --test-threads 2 "$@" </dev/null >"$log" 2>&1
 }
 
-# Once more, on a second emulated machine, what failed on the first: its faults hang a guest now and
-# then (docs/adr/0010-testbed.md). What fails twice has failed. What passes then is in the summary as
-# what it is, and more than a few are no accident.
+# testbed_suite NAME PROGRAM: leaves in testbed/NAME the log, the tests' own records, how long it took
+# and how it ended. What failed is tried once more, on a second emulated machine: such machines hang a
+# guest now and then (docs/adr/0010-testbed.md). What fails twice has failed. What passes then stands
+# in the summary as what it is, and more than a few are no accident.
 readonly accidents=3
-failed_once=()
-again() { # NAME PROGRAM
-	local name=$1 program=$2 failed=() test
-	mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED.*/\1/p' "$log")
-	((${#failed[@]} && ${#failed[@]} <= accidents)) || return 1
-	cp "$log" "$log.first"
-	if ! in_testbed "$name" "$program" --exact "${failed[@]}"; then
-		cp "$log.first" "$log" # which has the other tests too
-		return 1
+testbed_suite() {
+	local name=$1 program=$2 folder=$work/testbed/$1 start=$SECONDS status=0 failed=() test
+	mkdir -p "$folder"
+	in_testbed "$name" "$program" "$folder/log" || status=$?
+	cp "$folder/records" "$folder/report"
+	mapfile -t failed < <(sed -n 's/^test \(.*\) \.\.\. FAILED.*/\1/p' "$folder/log")
+	if ((status && ${#failed[@]} && ${#failed[@]} <= accidents)); then
+		cp "$folder/log" "$folder/log.first"
+		if in_testbed "$name" "$program" "$folder/log.second" --exact "${failed[@]}"; then
+			status=0
+			for test in "${failed[@]}"; do
+				sed -i "s/^test $test \.\.\. FAILED/test $test ... ok/" "$folder/log"
+				echo "$name::$test" >>"$folder/second"
+			done
+		fi
+		cat "$folder/records" >>"$folder/report"
+		cat "$folder/log.second" >>"$folder/log.first"
 	fi
-	for test in "${failed[@]}"; do
-		failed_once+=("$name::$test")
-		# The first machine's verdict; the second's stands in the log of its own.
-		sed -i "s/^test $test \.\.\. FAILED/test $test ... ok/" "$log.first"
-	done
-	cp "$log.first" "$log"
-	unset 'failed_stages[-1]' # the first try's
+	echo "$status $((SECONDS - start))" >"$folder/end"
 }
 
-# The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
-for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
-	[[ -e guest-images/out/$image ]] || continue
-	mkdir -p "$work/images/$(dirname "$image")"
-	# A link saves the copy where the file system allows it.
-	ln -L "guest-images/out/$image" "$work/images/$image" 2>/dev/null ||
-		cp -L "guest-images/out/$image" "$work/images/$image"
-done
+# As many at a time as there are processors: an emulated machine keeps one busy.
+names=()
 for program in "${suites[@]}"; do
 	name=$(suite_name "$program")
 	grep -q "^$name::" "$report.host" || continue
-	if ! in_testbed "$name" "$program"; then
-		cat "$work/testbed-report" >>"$report.testbed"
-		if ! again "$name" "$program"; then
-			# A program that dies names no failed test.
-			grep -q '^test .* \.\.\. FAILED' "$log" || echo "$name	(the program itself)	FAILED	testbed" >>"$results"
-		fi
+	while (($(jobs -rp | wc -l) >= $(nproc))); do
+		wait -n || true
+	done
+	printf '\n==== %s in the testbed begins\n' "$name"
+	names+=("$name")
+	testbed_suite "$name" "$program" &
+done
+wait
+
+for name in "${names[@]}"; do
+	folder=$work/testbed/$name log=$work/testbed/$name/log
+	printf '\n==== %s in the testbed\n' "$name"
+	cat "$log"
+	read -r status seconds <"$folder/end"
+	verdict=passed
+	if ((status)); then
+		verdict="FAILED with status $status"
+		failed_stages+=("$name in the testbed: $verdict")
+		# A program that dies names no failed test.
+		grep -q '^test .* \.\.\. FAILED' "$log" || echo "$name	(the program itself)	FAILED	testbed" >>"$results"
 	fi
+	printf -v verdict '%-28s %5d s  %s' "$name in the testbed" "$seconds" "$verdict"
+	stages+=("$verdict")
 	collect "$name" testbed
-	cat "$work/testbed-report" >>"$report.testbed"
+	cat "$folder/report" >>"$report.testbed"
 done
 
 # What a boot costs, in counts that repeat.
@@ -277,11 +299,9 @@ awk -F '\t' -v checks_passed="$checks_passed" -v counts="$work/counts" '
 		print n_passed + checks_passed, n_failed + 0, n_skipped + 0 >counts
 	}' "$report" "$results"
 read -r passed failing skipped <"$work/counts"
-if ((${#failed_once[@]})); then
-	echo
-	echo "FAILED IN ONE EMULATED MACHINE, PASSED IN A SECOND:"
-	printf '  %s\n' "${failed_once[@]}"
-	echo "  (the first try's log: build/test/*.log.first)"
+if ls "$work"/testbed/*/second >/dev/null 2>&1; then
+	printf '\nFAILED IN ONE EMULATED MACHINE, PASSED IN A SECOND (build/test/testbed/*/log.first):\n'
+	sed 's/^/  /' "$work"/testbed/*/second
 fi
 
 # A check is one test by itself; the tests of a failed suite are among the results.
