@@ -13,6 +13,8 @@ use core::ffi::{CStr, c_char};
 use core::ptr;
 
 use rustix::fd::BorrowedFd;
+use rustix::net::AddressFamily;
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 
 const SYS_RT_SIGPROCMASK: usize = 14;
 const SYS_FORK: usize = 57;
@@ -92,6 +94,59 @@ pub fn terminal() -> BorrowedFd<'static> {
     // SAFETY: descriptor 2 is open from the start, or from console::take, and is never closed. If it
     // is not open at all, calls on it fail without harm.
     unsafe { rustix::stdio::stderr() }
+}
+
+/// Standard input. As for [`terminal`].
+pub fn input() -> BorrowedFd<'static> {
+    // SAFETY: descriptor 0 is open from the start and is never closed; if it is not open at all, calls
+    // on it fail without harm.
+    unsafe { rustix::stdio::stdin() }
+}
+
+/// Standard output. As for [`terminal`].
+pub fn output() -> BorrowedFd<'static> {
+    // SAFETY: as for `input`, with descriptor 1.
+    unsafe { rustix::stdio::stdout() }
+}
+
+/// A port of a virtual machine or its host. Source: vsock(7), struct sockaddr_vm.
+#[repr(C)]
+pub struct VsockAddress {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    flags: u8,
+    zero: [u8; 3],
+}
+
+/// Its size.
+const SOCKADDR_VM_SIZE: SocketAddrLen = 16;
+const _: () = assert!(size_of::<VsockAddress>() == SOCKADDR_VM_SIZE as usize);
+
+impl VsockAddress {
+    /// Port `port` of whoever has the context id `cid`.
+    pub fn new(cid: u32, port: u32) -> Self {
+        Self {
+            family: AddressFamily::VSOCK.as_raw(),
+            reserved: 0,
+            port,
+            cid,
+            flags: 0,
+            zero: [0; 3],
+        }
+    }
+}
+
+// SAFETY: `with_sockaddr` gives a pointer to a whole sockaddr_vm that outlives the call: the structure
+// has its layout and no padding.
+unsafe impl SocketAddrArg for VsockAddress {
+    unsafe fn with_sockaddr<R>(
+        &self,
+        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
+    ) -> R {
+        f((&raw const *self).cast(), SOCKADDR_VM_SIZE)
+    }
 }
 
 /// Makes a system call.

@@ -220,15 +220,6 @@ impl Connection {
         self.host_shut & SHUT_RECEIVE == 0
     }
 
-    /// The host's program has sent `len` bytes, at most [`Connection::credit`].
-    pub fn sent(&mut self, len: u32) {
-        self.sent = self.sent.wrapping_add(len);
-        if self.credit() == 0 && !self.credit_asked {
-            self.credit_asked = true;
-            self.due.credit_request = true;
-        }
-    }
-
     /// The host's program has taken `len` bytes of those that were received.
     pub fn forwarded(&mut self, len: u32) {
         self.forwarded = self.forwarded.wrapping_add(len);
@@ -277,8 +268,17 @@ impl Connection {
         Some(self.packet(key, cid, op, 0))
     }
 
-    /// A packet with `len` bytes behind it.
-    pub fn packet(&mut self, key: Key, cid: u32, op: Op, len: u32) -> Header {
+    /// The header of `len` bytes of the host's program, which were at most [`Connection::credit`].
+    pub fn data(&mut self, key: Key, cid: u32, len: u32) -> Header {
+        self.sent = self.sent.wrapping_add(len);
+        if self.credit() == 0 && !self.credit_asked {
+            self.credit_asked = true;
+            self.due.credit_request = true;
+        }
+        self.packet(key, cid, Op::Data, len)
+    }
+
+    fn packet(&mut self, key: Key, cid: u32, op: Op, len: u32) -> Header {
         // Any packet tells.
         self.told = self.forwarded;
         self.due.credit_update = false;
@@ -370,9 +370,9 @@ mod tests {
     #[test]
     fn virtio_5_10_6_3_credit_is_what_the_guest_has_room_for() {
         let mut connection = open();
-        connection.sent(600);
+        connection.data(KEY, 3, 600);
         assert_eq!(connection.credit(), 400);
-        connection.sent(400);
+        connection.data(KEY, 3, 400);
         assert_eq!(connection.credit(), 0);
         assert_eq!(said(&mut connection), [Op::CreditRequest]);
         let update = Header {
@@ -388,7 +388,7 @@ mod tests {
         let mut connection = open();
         for round in 1..=9_u32 {
             let fwd_cnt = round.wrapping_mul(1 << 30);
-            connection.sent(1 << 30);
+            connection.data(KEY, 3, 1 << 30);
             connection.hear(&Header {
                 fwd_cnt,
                 ..packet(Op::CreditUpdate)
@@ -400,9 +400,9 @@ mod tests {
     #[test]
     fn credit_that_cannot_be_is_none() {
         let mut connection = open();
-        connection.sent(10);
+        connection.data(KEY, 3, 10);
         // More left its buffer than was ever in it; and a buffer that shrank.
-        for (fwd_cnt, buf_alloc) in [(11, 1000), (u32::MAX, 1000), (0, 5), (0, 0)] {
+        for (fwd_cnt, buf_alloc) in [(11, 1000), (1 << 31, 1000), (0, 5), (0, 0)] {
             connection.hear(&Header {
                 fwd_cnt,
                 buf_alloc,

@@ -161,11 +161,6 @@ impl Hub {
             .is_some_and(Connection::has_listener)
     }
 
-    /// `len` bytes are on their way to the guest.
-    pub fn sent(&mut self, key: Key, len: u32) {
-        self.change(key, |connection| connection.sent(len));
-    }
-
     /// The host's program has taken `len` bytes.
     pub fn forwarded(&mut self, key: Key, len: u32) {
         self.change(key, |connection| connection.forwarded(len));
@@ -198,10 +193,10 @@ impl Hub {
         packet
     }
 
-    /// The header of `len` bytes of the host's.
+    /// The header of `len` bytes of the host's, at most [`Hub::credit`], which are on their way.
     pub fn data(&mut self, key: Key, len: u32) -> Option<Header> {
         let connection = self.connections.get_mut(&key)?;
-        let packet = connection.packet(key, self.cid, Op::Data, len);
+        let packet = connection.data(key, self.cid, len);
         self.look_at(key);
         Some(packet)
     }
@@ -257,8 +252,9 @@ mod tests {
         }
     }
 
-    fn ops(hub: &mut Hub) -> Vec<u16> {
-        std::iter::from_fn(|| hub.next()).map(|p| p.op).collect()
+    fn ops(hub: &mut Hub) -> Vec<Op> {
+        let packets = std::iter::from_fn(|| hub.next());
+        packets.map(|p| Op::from_number(p.op).unwrap()).collect()
     }
 
     #[test]
@@ -268,7 +264,7 @@ mod tests {
         let key = Key { host: 80, guest: 5 };
         assert_eq!(hub.receive(&request), Effect::Call(key));
         hub.open(key, &request);
-        assert_eq!(ops(&mut hub), [Op::Response as u16]);
+        assert_eq!(ops(&mut hub), [Op::Response]);
         assert_eq!((hub.len(), hub.credit(key)), (1, 1000));
     }
 
@@ -298,7 +294,7 @@ mod tests {
         let mut hub = Hub::new(CID);
         for op in [Op::Data, Op::Response, Op::Shutdown, Op::CreditUpdate] {
             hub.receive(&packet(op, 5, 80));
-            assert_eq!(ops(&mut hub), [Op::Reset as u16]);
+            assert_eq!(ops(&mut hub), [Op::Reset]);
         }
         hub.receive(&packet(Op::Reset, 5, 80));
         assert_eq!(ops(&mut hub), []);
@@ -353,7 +349,7 @@ mod tests {
         hub.open(key, &request);
         hub.break_off(key);
         assert_eq!(hub.len(), 1);
-        assert_eq!(ops(&mut hub), [Op::Reset as u16]);
+        assert_eq!(ops(&mut hub), [Op::Reset]);
         assert_eq!(hub.len(), 0);
     }
 
@@ -440,7 +436,7 @@ mod tests {
                     },
                     Event::Sent(n) => if let Some(key) = nth(n) {
                         let credit = hub.credit(key);
-                        hub.sent(key, credit);
+                        prop_assert!(hub.data(key, credit).is_some());
                         prop_assert_eq!(hub.credit(key), 0);
                     },
                     Event::Shut(n, ways) => if let Some(key) = nth(n) {
