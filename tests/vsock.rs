@@ -95,6 +95,14 @@ impl Drop for Guest {
     fn drop(&mut self) {
         let _ended_already = self.machine.kill();
         let _ended_already = self.machine.wait();
+        if thread::panicking() {
+            let mut said = String::new();
+            let console = self.machine.stdout.take();
+            let _what_there_is = console.map(|mut pipe| pipe.read_to_string(&mut said));
+            let words = self.machine.stderr.take();
+            let _what_there_is = words.map(|mut pipe| pipe.read_to_string(&mut said));
+            eprintln!("console and words:\n{said}");
+        }
     }
 }
 
@@ -122,12 +130,14 @@ fn connect(path: &str, port: u32) -> Option<UnixStream> {
 /// Sends all, ends that half, and reads what comes back, both at the same time.
 fn exchange(program: &UnixStream, bytes: &[u8]) -> Vec<u8> {
     thread::scope(|scope| {
-        scope.spawn(|| {
-            (&mut &*program).write_all(bytes).unwrap();
-            program.shutdown(Shutdown::Write).unwrap();
+        let sending = scope.spawn(|| {
+            let sent = (&mut &*program).write_all(bytes);
+            sent.and_then(|()| program.shutdown(Shutdown::Write))
         });
         let mut back = Vec::new();
-        (&mut &*program).read_to_end(&mut back).unwrap();
+        let read = (&mut &*program).read_to_end(&mut back);
+        let sent = sending.join().unwrap();
+        assert!(read.is_ok() && sent.is_ok(), "{sent:?}, then {read:?}");
         back
     })
 }

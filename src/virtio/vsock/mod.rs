@@ -17,6 +17,11 @@
 //! The convention is Firecracker's: a program of the host's connects to PATH and asks for a port
 //! of the guest's; what the guest connects to, at port P of the host, is whoever listens at PATH_P.
 //!
+//! The other way to do it, the host's kernel at the far end of the queues (/dev/vhost-vsock), would
+//! move bytes with fewer copies. It needs rights, a context id that no other guest of the host's
+//! has, and an ioeventfd (docs/adr/0013); and every user of the host could connect to the guest. The
+//! packets' format is small enough to stand here whole, so the crate virtio-vsock is not used.
+//!
 //! One thread does it all, and sleeps in poll(2). It reads a program's bytes only when the guest
 //! has given buffers and has room in that connection, so they wait in the program's own socket.
 //! The guest's bytes are written at once, or wait in a buffer of the connection's: one slow reader

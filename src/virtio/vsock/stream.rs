@@ -13,6 +13,8 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 
+use super::connection::BUFFER;
+
 /// A socket with a program at its other end.
 #[derive(Debug)]
 pub struct Stream {
@@ -68,7 +70,12 @@ impl Stream {
         if self.pending.is_empty() {
             taken = self.write(bytes)?;
         }
-        self.pending.extend(bytes.iter().skip(taken));
+        if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+            // All the room there will ever be: growing step by step can end at twice as much.
+            let room = (BUFFER as usize).saturating_sub(self.pending.len());
+            self.pending.reserve_exact(room);
+            self.pending.extend(rest);
+        }
         Ok(taken)
     }
 
