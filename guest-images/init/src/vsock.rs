@@ -28,6 +28,9 @@ use crate::supervise::signal_bit;
 const ANY_CID: u32 = u32::MAX;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
+/// How long the other side has to answer. The kernel's own 2 seconds are short for a guest that is
+/// emulated.
+const CONNECT_SECONDS: i64 = 30;
 /// Bytes moved at once.
 const CHUNK: usize = 16 << 10; // 16 KiB
 /// One more than the number of words in a command line for the shell.
@@ -81,6 +84,7 @@ fn usage() -> u8 {
 
 fn call(cid: u32, port: u32) -> Result<u8, Errno> {
     let socket = stream()?;
+    bare::set_connect_timeout(socket.as_fd(), CONNECT_SECONDS);
     connect(&socket, &VsockAddress::new(cid, port))?;
     join(&socket)
 }

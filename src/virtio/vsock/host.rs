@@ -87,7 +87,7 @@ impl Host {
 
     /// Whether there may be one connection more.
     fn has_room(&self, hub: &Hub) -> bool {
-        hub.len() + self.leaving.len() < MAX_CONNECTIONS
+        hub.count() + self.leaving.len() < MAX_CONNECTIONS
     }
 
     /// What to wait for; `listening` says whether the guest takes bytes.

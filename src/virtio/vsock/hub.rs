@@ -3,7 +3,7 @@
 //! ```text
 //!  a packet of the guest's ──▶ receive() ──▶ Effect: what the host's side has to do
 //!  what happened there ──▶ ask(), open(), forwarded(), shut(), break_off()
-//!                                       next() ──▶ a packet for the guest
+//!                                       next_packet() ──▶ a packet for the guest
 //! ```
 //!
 //! A packet that belongs to no connection is answered by RST. Those answers wait here, and a guest
@@ -73,7 +73,7 @@ impl Hub {
     }
 
     /// How many connections there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.connections.len()
     }
 
@@ -177,12 +177,12 @@ impl Hub {
     }
 
     /// Whether there is something to tell the guest.
-    pub fn has_next(&self) -> bool {
+    pub fn has_packet(&self) -> bool {
         !self.replies.is_empty() || !self.due.is_empty()
     }
 
     /// What to tell the guest next.
-    pub fn next(&mut self) -> Option<Header> {
+    pub fn next_packet(&mut self) -> Option<Header> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn ops(hub: &mut Hub) -> Vec<Op> {
-        let packets = std::iter::from_fn(|| hub.next());
+        let packets = std::iter::from_fn(|| hub.next_packet());
         packets.map(|p| Op::from_number(p.op).unwrap()).collect()
     }
 
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(hub.receive(&request), Effect::Call(key));
         hub.open(key, &request);
         assert_eq!(ops(&mut hub), [Op::Response]);
-        assert_eq!((hub.len(), hub.credit(key)), (1, 1000));
+        assert_eq!((hub.count(), hub.credit(key)), (1, 1000));
     }
 
     #[test]
@@ -274,8 +274,8 @@ mod tests {
         let request = packet(Op::Request, 5, 80);
         assert!(matches!(hub.receive(&request), Effect::Call(_)));
         hub.refuse(&request);
-        assert_eq!(hub.next(), Some(request.reset()));
-        assert_eq!(hub.len(), 0);
+        assert_eq!(hub.next_packet(), Some(request.reset()));
+        assert_eq!(hub.count(), 0);
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
             ..packet(Op::Request, 5, 80)
         };
         assert_eq!(hub.receive(&seqpacket), Effect::Nothing);
-        assert_eq!(hub.next(), Some(seqpacket.reset()));
+        assert_eq!(hub.next_packet(), Some(seqpacket.reset()));
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
             ..packet(Op::Request, 5, 80)
         };
         assert_eq!(hub.receive(&to), Effect::Nothing);
-        assert_eq!(hub.next().unwrap().src_cid, 9);
+        assert_eq!(hub.next_packet().unwrap().src_cid, 9);
         let from = Header {
             src_cid: 9,
             ..packet(Op::Request, 5, 80)
@@ -338,7 +338,7 @@ mod tests {
             let heard = hub.receive(&packet(Op::Reset, 5, 80));
             assert_eq!(heard, Effect::Heard(key, Heard::Broken));
         }
-        assert_eq!((hub.len(), hub.due.len()), (0, 0));
+        assert_eq!((hub.count(), hub.due.len()), (0, 0));
     }
 
     #[test]
@@ -348,9 +348,9 @@ mod tests {
         let key = Key { host: 80, guest: 5 };
         hub.open(key, &request);
         hub.break_off(key);
-        assert_eq!(hub.len(), 1);
+        assert_eq!(hub.count(), 1);
         assert_eq!(ops(&mut hub), [Op::Reset]);
-        assert_eq!(hub.len(), 0);
+        assert_eq!(hub.count(), 0);
     }
 
     /// Something that happens to a hub.
@@ -447,8 +447,8 @@ mod tests {
                         prop_assert_eq!(hub.credit(key), 0);
                     },
                     Event::Next => {
-                        let had = hub.has_next();
-                        prop_assert_eq!(hub.next().is_some(), had);
+                        let had = hub.has_packet();
+                        prop_assert_eq!(hub.next_packet().is_some(), had);
                     }
                 }
                 let mut row: Vec<_> = hub.due.iter().collect();
@@ -459,7 +459,7 @@ mod tests {
                     prop_assert!(hub.connections[key].has_due());
                 }
             }
-            while hub.next().is_some() {}
+            while hub.next_packet().is_some() {}
             prop_assert!(hub.connections.values().all(|connection| !connection.has_due()));
         }
     }

@@ -152,7 +152,7 @@ impl State {
     fn work(&mut self) -> u32 {
         let waiting = self.packet.is_some() || self.staged.is_some();
         let mut queues = 0;
-        if self.listening && (waiting || self.hub.has_next() || self.host.is_readable()) {
+        if self.listening && (waiting || self.hub.has_packet() || self.host.is_readable()) {
             queues |= 1 << RECEIVE;
         }
         if self.stalled && self.hub.has_room() {
@@ -360,10 +360,10 @@ impl Inbox for Vsock {
 
     fn fetch(&self, _features: u64) -> Option<Message> {
         let state = &mut *self.lock();
-        if state.staged.is_none() && state.packet.is_none() && !state.hub.has_next() {
+        if state.staged.is_none() && state.packet.is_none() && !state.hub.has_packet() {
             state.fetch_bytes();
         }
-        state.packet = state.packet.take().or_else(|| state.hub.next());
+        state.packet = state.packet.take().or_else(|| state.hub.next_packet());
         let len = match (&state.packet, &state.staged) {
             (Some(_), _) => HEADER,
             // A byte at least, and as many as there is room for.
