@@ -211,6 +211,13 @@ pub struct MachineArgs {
     #[arg(long)]
     pub rng: bool,
 
+    /// Connect programs of the host's with the guest's through Unix sockets, by virtio-vsock. Who
+    /// connects to PATH and writes `CONNECT <port>` reaches that port of the guest's; what the guest
+    /// connects to, at port P of the host (context id 2), is the socket PATH_P; cid=: the guest's
+    /// own context id, by default 3; a comma in PATH is written twice
+    #[arg(long, value_name = "PATH[,cid=N]")]
+    pub vsock: Option<OsString>,
+
     /// Let the guest end the run by writing a byte v to this I/O port, with status v * 2 + 1 (as
     /// QEMU's isa-debug-exit does; 0xf4 is what test programs mostly use)
     #[arg(long, value_name = "PORT")]
@@ -264,10 +271,7 @@ impl MachineArgs {
         let mut words: Vec<OsString> = Vec::new();
         let mut flag = |name: &str, value: Option<&OsStr>| {
             if let Some(value) = value {
-                let mut word = OsString::from(name);
-                word.push("=");
-                word.push(value);
-                words.push(word);
+                words.push(joined(name, value));
             }
         };
         flag("--kernel", self.kernel.as_deref().map(Path::as_os_str));
@@ -291,10 +295,19 @@ impl MachineArgs {
         if self.rng {
             words.push("--rng".into());
         }
+        words.extend(self.vsock.iter().map(|vsock| joined("--vsock", vsock)));
         words.push("--".into());
         words.extend(self.command.iter().cloned());
         words
     }
+}
+
+/// A flag and its value as one word.
+fn joined(name: &str, value: &OsStr) -> OsString {
+    let mut word = OsString::from(name);
+    word.push("=");
+    word.push(value);
+    word
 }
 
 /// Values of `--timeline` and `bench --format`.
@@ -411,6 +424,8 @@ mod tests {
             "--net",
             "tap=t,dhcp",
             "--rng",
+            "--vsock",
+            "v.sock,cid=4",
             "--debug-exit",
             "0xf4",
             "--",

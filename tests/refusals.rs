@@ -456,6 +456,41 @@ fn address_for_a_guest_without_our_init_is_refused() {
     refused(&words, &["there is no such device"]);
 }
 
+/// Runs `cottage run --vsock VALUE`, which must refuse.
+#[track_caller]
+fn refused_vsock(value: &str, words: &[&str]) {
+    refused(&["run", "--vsock", value], words);
+}
+
+#[test]
+fn wrong_vsock_values_say_what_is_right() {
+    refused_vsock("", &["--vsock \"\" names no socket", "PATH[,cid=N]"]);
+    refused_vsock(
+        "v,cid=2",
+        &["cid takes a number from 3 to 4294967294", "not \"2\""],
+    );
+    refused_vsock("v,port=2", &["has the option \"port=2\"", "there is cid=N"]);
+    refused_vsock("v,cid=3,cid=3", &["has the option cid twice"]);
+    refused_vsock(&"v".repeat(97), &["is 97 bytes long", "room for 96"]);
+}
+
+#[test]
+fn vsock_path_that_cannot_be_used_is_left_alone() {
+    let files = Scratch::new();
+    let file = files.file("file", b"precious");
+    refused_vsock(&file, &["/file\": a file that is no socket is there"]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    let path = files.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    refused_vsock(&path, &["/socket\": a running program listens there"]);
+    assert!(std::fs::exists(&path).unwrap());
+    let nowhere = files.path("no/where");
+    refused_vsock(
+        &nowhere,
+        &["Cannot make the socket of --vsock", "No such file"],
+    );
+}
+
 #[test]
 fn missing_tap_device_says_how_to_make_it() {
     refused_net(

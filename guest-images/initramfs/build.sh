@@ -66,6 +66,8 @@ LIST
   done
   # `mark 9`: a stage of the guest's own for `cottage run --timeline`.
   echo 'slink /bin/mark /init 777 0 0'
+  # `vsock connect 2 52`: connections with the host.
+  echo 'slink /bin/vsock /init 777 0 0'
   "$new/tree/busybox" --list-full | grep -vE '(^|/)(poweroff|reboot|halt|init|linuxrc|busybox)$' |
     sed 's|.*|slink /& /bin/busybox 777 0 0|'
 }

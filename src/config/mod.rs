@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod net;
+pub mod vsock;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -18,6 +19,7 @@ use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
 use net::{Address, Net};
+use vsock::Vsock;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -68,6 +70,9 @@ pub enum Error {
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// A `--vsock` is none.
+    #[error(transparent)]
+    Vsock(#[from] vsock::Error),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -75,7 +80,9 @@ pub enum Error {
     )]
     NobodySetsAddress(String),
     /// More devices than there are places for.
-    #[error("--disk, --net and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
+    #[error(
+        "--disk, --net, --rng and --vsock ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
+    )]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
     #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
@@ -140,6 +147,8 @@ pub struct VmConfig {
     pub nets: Vec<Net>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
+    /// Its socket device.
+    pub vsock: Option<Vsock>,
     /// The port that ends the run.
     pub debug_exit: Option<u16>,
     /// How to load and enter the kernel.
@@ -190,6 +199,7 @@ impl VmConfig {
             disks: disk::parse_all(&args.disk)?,
             nets: net::parse_all(&args.net)?,
             rng: args.rng,
+            vsock: args.vsock.as_deref().map(vsock::parse).transpose()?,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
             command,
@@ -218,7 +228,8 @@ impl VmConfig {
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        self.disks.len() + self.nets.len() + usize::from(self.rng)
+        let sockets = usize::from(self.vsock.is_some());
+        self.disks.len() + self.nets.len() + usize::from(self.rng) + sockets
     }
 }
 

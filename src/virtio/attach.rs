@@ -16,6 +16,7 @@ use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
 use super::rng::Rng;
 use super::server::Server;
+use super::vsock::{self, Vsock};
 use crate::bus::{MmioBus, Overlap};
 use crate::config::VmConfig;
 use crate::control::Control;
@@ -33,6 +34,9 @@ pub enum Error {
     /// A network card.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// The socket device.
+    #[error(transparent)]
+    Vsock(#[from] vsock::Error),
 }
 
 /// What devices are attached to.
@@ -88,6 +92,9 @@ pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, E
     }
     if config.rng {
         devices.push(Arc::new(Rng));
+    }
+    if let Some(vsock) = &config.vsock {
+        devices.push(Arc::new(Vsock::open(vsock)?));
     }
     Ok(devices)
 }

@@ -7,7 +7,7 @@
 //!  driver ── registers ──▶ mmio: Transport ── started, notified, reset ──▶ server: Server
 //!    ▲                       4.2, 2.1, 2.2                                  │ pops, pushes
 //!    │                                                                      ▼
-//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk, net
+//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk, net, vsock
 //! ```
 //!
 //! - [`mmio`]: the transport, registers in memory ("virtio over MMIO", version 2, nothing legacy);
@@ -17,6 +17,7 @@
 //! - [`rng`]: random numbers, the smallest device;
 //! - [`blk`]: disks, from files and block devices;
 //! - [`net`]: network cards, to tap devices and passt;
+//! - [`vsock`]: sockets, between the guest's programs and the host's;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -36,6 +37,7 @@ pub mod interrupt;
 pub mod rng;
 pub mod blk;
 pub mod net;
+pub mod vsock;
 pub mod attach;
 
 #[cfg(test)]

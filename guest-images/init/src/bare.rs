@@ -12,9 +12,12 @@ use core::arch::{asm, global_asm};
 use core::ffi::{CStr, c_char};
 use core::ptr;
 
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::net::AddressFamily;
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 
 const SYS_RT_SIGPROCMASK: usize = 14;
+const SYS_SETSOCKOPT: usize = 54;
 const SYS_FORK: usize = 57;
 const SYS_EXECVE: usize = 59;
 const SYS_EXIT: usize = 60;
@@ -94,11 +97,87 @@ pub fn terminal() -> BorrowedFd<'static> {
     unsafe { rustix::stdio::stderr() }
 }
 
+/// Standard input. As for [`terminal`].
+pub fn input() -> BorrowedFd<'static> {
+    // SAFETY: descriptor 0 is open from the start and is never closed; if it is not open at all, calls
+    // on it fail without harm.
+    unsafe { rustix::stdio::stdin() }
+}
+
+/// Standard output. As for [`terminal`].
+pub fn output() -> BorrowedFd<'static> {
+    // SAFETY: as for `input`, with descriptor 1.
+    unsafe { rustix::stdio::stdout() }
+}
+
+/// A port of a virtual machine or its host. Source: vsock(7), struct sockaddr_vm.
+#[repr(C)]
+pub struct VsockAddress {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    flags: u8,
+    zero: [u8; 3],
+}
+
+/// Its size.
+const SOCKADDR_VM_SIZE: SocketAddrLen = 16;
+const _: () = assert!(size_of::<VsockAddress>() == SOCKADDR_VM_SIZE as usize);
+
+impl VsockAddress {
+    /// Port `port` of whoever has the context id `cid`.
+    pub fn new(cid: u32, port: u32) -> Self {
+        Self {
+            family: AddressFamily::VSOCK.as_raw(),
+            reserved: 0,
+            port,
+            cid,
+            flags: 0,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// SO_VM_SOCKETS_CONNECT_TIMEOUT, an option at the level AF_VSOCK. Source: vsock(7).
+const CONNECT_TIMEOUT: usize = 6;
+
+/// Sets how long connect(2) on a socket of AF_VSOCK waits for an answer.
+pub fn set_connect_timeout(socket: BorrowedFd<'_>, seconds: i64) {
+    let time = [seconds, 0];
+    let fd = socket.as_raw_fd().cast_unsigned() as usize;
+    let level = usize::from(AddressFamily::VSOCK.as_raw());
+    // SAFETY: the address is that of a struct timeval, two 64-bit words, which outlives the call.
+    unsafe {
+        syscall(
+            SYS_SETSOCKOPT,
+            [
+                fd,
+                level,
+                CONNECT_TIMEOUT,
+                time.as_ptr() as usize,
+                size_of_val(&time),
+            ],
+        )
+    };
+}
+
+// SAFETY: `with_sockaddr` gives a pointer to a whole sockaddr_vm that outlives the call: the structure
+// has its layout and no padding.
+unsafe impl SocketAddrArg for VsockAddress {
+    unsafe fn with_sockaddr<R>(
+        &self,
+        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
+    ) -> R {
+        f((&raw const *self).cast(), SOCKADDR_VM_SIZE)
+    }
+}
+
 /// Makes a system call.
 ///
 /// # Safety
 /// The arguments must be what the call asks for, and what it does must not break memory safety.
-unsafe fn syscall(number: usize, a: usize, b: usize, c: usize, d: usize) -> isize {
+unsafe fn syscall(number: usize, [a, b, c, d, e]: [usize; 5]) -> isize {
     let result;
     // SAFETY: [abi] A.2.1 gives these registers; the kernel changes rax, rcx and r11 only, besides
     // what the caller vouches for.
@@ -106,7 +185,7 @@ unsafe fn syscall(number: usize, a: usize, b: usize, c: usize, d: usize) -> isiz
         asm!(
             "syscall",
             inlateout("rax") number => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
             lateout("rcx") _, lateout("r11") _,
             options(nostack),
         );
@@ -117,7 +196,7 @@ unsafe fn syscall(number: usize, a: usize, b: usize, c: usize, d: usize) -> isiz
 /// Ends this process.
 pub fn exit(status: u8) -> ! {
     // SAFETY: 1. exit(2) takes a number. 2. it does not return.
-    unsafe { syscall(SYS_EXIT, usize::from(status), 0, 0, 0) };
+    unsafe { syscall(SYS_EXIT, [usize::from(status), 0, 0, 0, 0]) };
     loop {
         core::hint::spin_loop();
     }
@@ -136,7 +215,7 @@ pub enum Fork {
 /// Makes a copy of this process.
 pub fn fork() -> Fork {
     // SAFETY: fork(2) takes nothing and copies all memory; this program has one thread and no locks.
-    let result = unsafe { syscall(SYS_FORK, 0, 0, 0, 0) };
+    let result = unsafe { syscall(SYS_FORK, [0; 5]) };
     match i32::try_from(result) {
         Ok(0) => Fork::Child,
         Ok(pid) if pid > 0 => Fork::Parent(pid),
@@ -188,7 +267,7 @@ pub fn execve<const A: usize, const E: usize>(
     let environment = environment.pointers.as_ptr() as usize;
     // SAFETY: 1. the path ends with NUL. 2. `push` keeps the last slot of both lists null. 3. the
     // lists' lifetimes keep the strings in place.
-    let result = unsafe { syscall(SYS_EXECVE, path, arguments, environment, 0) };
+    let result = unsafe { syscall(SYS_EXECVE, [path, arguments, environment, 0, 0]) };
     i32::try_from(-result).unwrap_or(i32::MAX)
 }
 
@@ -203,10 +282,7 @@ pub fn block_signals(set: SignalSet) {
     unsafe {
         syscall(
             SYS_RT_SIGPROCMASK,
-            SIG_SETMASK,
-            set_address,
-            0,
-            SIGNAL_SET_SIZE,
+            [SIG_SETMASK, set_address, 0, SIGNAL_SET_SIZE, 0],
         )
     };
 }
@@ -221,10 +297,7 @@ pub fn wait_for_signal(set: SignalSet, timeout_ms: Option<u32>) -> i32 {
     let result = unsafe {
         syscall(
             SYS_RT_SIGTIMEDWAIT,
-            set_address,
-            0,
-            timeout_address,
-            SIGNAL_SET_SIZE,
+            [set_address, 0, timeout_address, SIGNAL_SET_SIZE, 0],
         )
     };
     i32::try_from(result).unwrap_or(0).max(0)
@@ -241,14 +314,14 @@ impl PortLeave {
     /// Asks for `count` ports from `first` on; `None` if the kernel lacks ioperm(2) or refuses.
     pub fn ask(first: u16, count: u16) -> Option<Self> {
         // SAFETY: ioperm(2) takes numbers; it permits instructions and touches no memory.
-        let result = unsafe { syscall(SYS_IOPERM, first.into(), count.into(), 1, 0) };
+        let result = unsafe { syscall(SYS_IOPERM, [first.into(), count.into(), 1, 0, 0]) };
         (result == 0).then_some(Self { first, count })
     }
 
     /// Gives the ports back, as a child does before it runs a program not ours.
     pub fn give_back(self) {
         // SAFETY: as in `ask`.
-        unsafe { syscall(SYS_IOPERM, self.first.into(), self.count.into(), 0, 0) };
+        unsafe { syscall(SYS_IOPERM, [self.first.into(), self.count.into(), 0, 0, 0]) };
     }
 
     /// Writes a byte to one of the ports.

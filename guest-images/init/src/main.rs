@@ -1,7 +1,7 @@
 //! The first process of cottage's default guest.
 //!
 //! Runs one command, or a shell, on the serial console, and ends the virtual machine with that
-//! command's status. It is also `poweroff`, `reboot`, `halt` and `mark`. It has neither libc nor std: a
+//! command's status. It is also `poweroff`, `reboot`, `halt`, `mark` and `vsock`. It has neither libc nor std: a
 //! small file is unpacked and started sooner, at every boot.
 //!
 //! Reading order: here, then the modules as they are listed.
@@ -23,6 +23,8 @@ mod relay;
 mod supervise;
 /// Ports of the VMM, power off, reboot.
 mod power;
+/// Connections to and from the host.
+mod vsock;
 /// Everything unsafe.
 mod bare;
 
@@ -43,6 +45,9 @@ fn program(mut arguments: Strings, environment: Strings) -> ! {
     let name = arguments.next().unwrap_or_default().to_bytes();
     if getpid().is_init() {
         boot(environment)
+    }
+    if name == b"vsock" || name.ends_with(b"/vsock") {
+        bare::exit(vsock::command(arguments, environment))
     }
     bare::exit(power::command(name, arguments))
 }

@@ -138,7 +138,8 @@ fn mark(mut arguments: Strings) -> u8 {
     0
 }
 
-fn complain(name: &[u8], reason: &[u8]) -> u8 {
+/// Says why a command failed; its status.
+pub fn complain(name: &[u8], reason: &[u8]) -> u8 {
     let line = Line::<200>::new().text(name).text(reason);
     let _ = rustix::io::write(bare::terminal(), line.as_bytes());
     1

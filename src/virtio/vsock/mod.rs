@@ -1,0 +1,429 @@
+//! The socket device: connections between programs of the host's and of the guest's, without a
+//! network.
+//!
+//! - [`packet`]: the header that everything is said with;
+//! - [`connection`]: one connection's state, as numbers;
+//! - [`hub`]: all of them, and what the guest is told next;
+//! - [`greeting`]: how a program of the host's says what it wants;
+//! - [`stream`]: a socket of the host's, and what waits to be written to it;
+//! - [`listener`]: the socket at PATH;
+//! - [`host`]: all sockets.
+//!
+//! ```text
+//!  guest ── transmit queue ──▶ serve() ──▶ Hub ──▶ Host ── write(2) ──▶ program
+//!  guest ◀── receive queue ─── deliver() ◀── Hub ◀── Host ◀── read(2) ── program
+//! ```
+//!
+//! The convention is Firecracker's: a program of the host's connects to PATH and asks for a port
+//! of the guest's; what the guest connects to, at port P of the host, is whoever listens at PATH_P.
+//!
+//! The other way to do it, the host's kernel at the far end of the queues (/dev/vhost-vsock), would
+//! move bytes with fewer copies. It needs rights, a context id that no other guest of the host's
+//! has, and an ioeventfd (docs/adr/0013); and every user of the host could connect to the guest. The
+//! packets' format is small enough to stand here whole, so the crate virtio-vsock is not used.
+//!
+//! One thread does it all, and sleeps in poll(2). It reads a program's bytes only when the guest
+//! has given buffers and has room in that connection, so they wait in the program's own socket.
+//! The guest's bytes are written at once, or wait in a buffer of the connection's: one slow reader
+//! makes no other wait.
+//!
+//! The third queue is for an event that never happens: that the guest was moved elsewhere.
+//!
+//! Source: `[virtio]` 1.2, section 5.10 "Socket Device". Read next: [`packet`].
+
+pub mod packet;
+pub mod connection;
+pub mod hub;
+pub mod greeting;
+pub mod stream;
+pub mod listener;
+pub mod host;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
+
+use super::queue::Chain;
+use super::{Broken, Device, Inbox, Message, Request};
+use crate::config::vsock::Vsock as Config;
+use crate::memory::GuestMemory;
+use connection::{BUFFER, Heard, Key};
+use host::{Host, Watch};
+use hub::{Effect, Hub};
+use listener::Listener;
+use packet::{HEADER, Header};
+
+/// Number of the queue of buffers to be filled. `[virtio]` 5.10.2
+const RECEIVE: usize = 0;
+/// Number of the queue of the guest's packets.
+const TRANSMIT: usize = 1;
+/// Entries of each of them, and of the one for events, of which there are none.
+const QUEUES: [u16; 3] = [256, 256, 8];
+/// VIRTIO_VSOCK_F_STREAM: stream sockets, what there is. `[virtio]` 5.10.3
+const F_STREAM: u64 = 1 << 0;
+/// Bytes that are read from a program at once.
+const STAGE: usize = 64 << 10; // 64 KiB
+
+/// Why there is no socket device; each of these is the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its socket cannot be had.
+    #[error(transparent)]
+    Listener(#[from] listener::Error),
+    /// The process has no file descriptor left.
+    #[error("Cannot make an eventfd for --vsock")]
+    Wake(#[source] io::Error),
+}
+
+/// A socket device.
+#[derive(Debug)]
+pub struct Vsock {
+    config: [u8; 8],
+    wake: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    hub: Hub,
+    host: Host,
+    /// A driver is at work.
+    active: bool,
+    /// The guest has given buffers.
+    listening: bool,
+    /// The guest's packets wait until it has fetched our answers.
+    stalled: bool,
+    /// The packet that waits for a buffer of the guest's.
+    packet: Option<Header>,
+    /// A program's bytes that wait for buffers, in `stage`.
+    staged: Option<(Key, Range<usize>)>,
+    /// Room for a header, and a program's bytes behind it.
+    stage: Vec<u8>,
+    /// The guest's packet last looked at.
+    received: Vec<u8>,
+}
+
+impl Vsock {
+    /// Makes the device that `config` describes.
+    ///
+    /// # Errors
+    /// [`Error`] with the path and what to do.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let listener = Listener::new(&config.path)?;
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+            .map_err(|e| Error::Wake(e.into()))?;
+        Ok(Self {
+            // 5.10.4: the upper half is reserved, and zero.
+            config: u64::from(config.cid).to_le_bytes(),
+            wake,
+            state: Mutex::new(State {
+                hub: Hub::new(config.cid),
+                host: Host::new(listener),
+                active: false,
+                listening: false,
+                stalled: false,
+                packet: None,
+                staged: None,
+                stage: Vec::new(),
+                received: Vec::new(),
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A poisoned lock means that a thread panicked, and a panic ends the process.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signal(&self) {
+        // The only failure is a counter at its limit of 2^64 - 2: then it is awake anyway.
+        let _awake_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl State {
+    /// The queues to look at now, a bit each.
+    fn work(&mut self) -> u32 {
+        let waiting = self.packet.is_some() || self.staged.is_some();
+        let mut queues = 0;
+        if self.listening && (waiting || self.hub.has_packet() || self.host.is_readable()) {
+            queues |= 1 << RECEIVE;
+        }
+        if self.stalled && self.hub.has_room() {
+            self.stalled = false;
+            queues |= 1 << TRANSMIT;
+        }
+        queues
+    }
+
+    /// Takes in the packet in `received`.
+    fn take_in(&mut self, head: u16) -> Result<(), Broken> {
+        let wrong = |reason| Broken::Chain { head, reason };
+        let (header, payload) = self
+            .received
+            .split_first_chunk::<HEADER>()
+            .ok_or(wrong("it is shorter than a packet's header"))?;
+        let header = Header::from_bytes(header);
+        match self.hub.receive(&header) {
+            Effect::Nothing => {}
+            Effect::Call(key) if self.host.call(&self.hub, key) => self.hub.open(key, &header),
+            Effect::Call(_) => self.hub.refuse(&header),
+            Effect::Heard(key, Heard::Data(len)) => {
+                let payload = payload.get(..len as usize);
+                let payload = payload.ok_or(wrong("its packet says to be longer than it is"))?;
+                self.host.give(&mut self.hub, key, payload);
+            }
+            Effect::Heard(key, heard) => self.heard(key, heard),
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, key: Key, heard: Heard) {
+        match heard {
+            Heard::Nothing | Heard::Data(_) => {}
+            Heard::Answered => self.host.answer(&mut self.hub, key),
+            Heard::Shut(ways) => self.host.guest_shuts(key, ways),
+            Heard::Finished => self.host.finish(key),
+            Heard::Broken => self.host.close(key),
+        }
+        self.unstage();
+    }
+
+    /// Throws away what nobody listens for any more.
+    fn unstage(&mut self) {
+        let hub = &self.hub;
+        self.staged.take_if(|(key, _)| !hub.has_listener(*key));
+    }
+
+    /// Reads what a program has sent, if there is room in the guest.
+    fn fetch_bytes(&mut self) {
+        let place = self.stage.get_mut(HEADER..).unwrap_or(&mut []);
+        let read = self.host.read(&mut self.hub, place);
+        self.staged = read.map(|(key, len)| (key, HEADER..HEADER + len));
+    }
+
+    /// The next packet, as it travels, for a buffer of `room` bytes: the range of `stage`.
+    fn next_packet(&mut self, room: usize) -> Option<Range<usize>> {
+        let (header, start, end) = if let Some(header) = self.packet.take() {
+            // In front of what is staged, as below: there is always room for a header.
+            let start = self
+                .staged
+                .as_ref()
+                .map_or(HEADER, |(_, bytes)| bytes.start);
+            (header, start, start)
+        } else {
+            let (key, bytes) = self.staged.take()?;
+            let end = bytes.end.min(bytes.start + room.saturating_sub(HEADER));
+            let len = u32::try_from(end - bytes.start).unwrap_or(0);
+            let header = self.hub.data(key, len)?;
+            if end < bytes.end {
+                self.staged = Some((key, end..bytes.end));
+            }
+            (header, bytes.start, end)
+        };
+        let from = start - HEADER;
+        let place = self.stage.get_mut(from..start)?;
+        place.copy_from_slice(&header.to_bytes());
+        Some(from..end)
+    }
+}
+
+impl Device for Vsock {
+    fn name(&self) -> &'static str {
+        "virtio-vsock"
+    }
+
+    fn id(&self) -> u32 {
+        VIRTIO_ID_VSOCK
+    }
+
+    fn features(&self) -> u64 {
+        F_STREAM
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &QUEUES
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn started(&self, _features: u64) {
+        let mut state = self.lock();
+        state.active = true;
+        state.stage.resize(HEADER + STAGE, 0);
+    }
+
+    /// A driver that is gone has no connections: their programs find them closed.
+    fn stopped(&self) {
+        let mut state = self.lock();
+        state.hub.clear();
+        state.host.clear();
+        (state.active, state.listening, state.stalled) = (false, false, false);
+        (state.packet, state.staged) = (None, None);
+        drop(state);
+        // The thread may hold the sockets in poll(2).
+        self.signal();
+    }
+
+    fn ready(&self, queue: usize) -> bool {
+        let mut state = self.lock();
+        if queue != TRANSMIT {
+            // Buffers for events stay where they are.
+            return false;
+        }
+        state.stalled = !state.hub.has_room();
+        !state.stalled
+    }
+
+    fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
+        let head = request.chain.head;
+        let wrong = |reason| Broken::Chain { head, reason };
+        // 5.10.6.4: what a driver transmits is for the device to read.
+        if !request.chain.writable.is_empty() {
+            return Err(wrong("it has a part to write for a device that only reads"));
+        }
+        let state = &mut *self.lock();
+        state.received.clear();
+        for part in &request.chain.readable {
+            let start = state.received.len();
+            // More than fits into a connection's buffer is not for anybody.
+            let room = HEADER + BUFFER as usize - start;
+            state
+                .received
+                .resize(start + room.min(part.len as usize), 0);
+            let place = state.received.get_mut(start..).unwrap_or(&mut []);
+            let read = request.memory.read(part.gpa, place);
+            read.map_err(|_numbers| wrong("it left RAM"))?;
+        }
+        state.take_in(head)?;
+        Ok(0)
+    }
+
+    fn inbox(&self, queue: usize) -> Option<&dyn Inbox> {
+        (queue == RECEIVE).then_some(self)
+    }
+
+    fn wait(&self) -> u32 {
+        let watch = {
+            let mut state = self.lock();
+            match state.work() {
+                0 if state.active => state.host.watch(&state.hub, state.listening),
+                0 => Watch {
+                    sockets: Vec::new(),
+                    until: None,
+                },
+                queues => return queues,
+            }
+        };
+        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        let sockets = watch.sockets.iter();
+        fds.extend(sockets.map(|(_, socket, wanted)| PollFd::new(&**socket, *wanted)));
+        let _interrupted = poll(&mut fds, watch.until.map(time_until).as_ref());
+        let mut happened = fds.iter().map(PollFd::revents);
+        if happened.next().is_some_and(|wake| !wake.is_empty()) {
+            let _none_left = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        let happened = watch.sockets.iter().zip(happened);
+        let events: Vec<_> = happened
+            .filter(|(_, happened)| !happened.is_empty())
+            .map(|((who, ..), happened)| (*who, happened))
+            .collect();
+        let state = &mut *self.lock();
+        if state.active {
+            state.host.look(&mut state.hub, &events);
+            state.unstage();
+        }
+        state.work()
+    }
+
+    fn wake(&self, _thread: &Thread) {
+        self.signal();
+    }
+}
+
+impl Inbox for Vsock {
+    fn listen(&self, whether: bool) {
+        self.lock().listening = whether;
+    }
+
+    fn fetch(&self, _features: u64) -> Option<Message> {
+        let state = &mut *self.lock();
+        if state.staged.is_none() && state.packet.is_none() && !state.hub.has_packet() {
+            state.fetch_bytes();
+        }
+        state.packet = state.packet.take().or_else(|| state.hub.next_packet());
+        let len = match (&state.packet, &state.staged) {
+            (Some(_), _) => HEADER,
+            // A byte at least, and as many as there is room for.
+            (None, Some(_)) => HEADER + 1,
+            (None, None) => return None,
+        };
+        // 5.10.6.4: a packet is in one buffer.
+        let spreads = false;
+        Some(Message { len, spreads })
+    }
+
+    fn deliver(
+        &self,
+        memory: &GuestMemory,
+        chains: &[Chain],
+        used: &mut Vec<(u16, u32)>,
+    ) -> Result<(), Broken> {
+        let state = &mut *self.lock();
+        let Some(chain) = chains.first() else {
+            return Ok(());
+        };
+        let room = chain.writable.iter().map(|part| part.len as usize).sum();
+        // A reset in between leaves nothing, and the queue is gone then too.
+        let range = state.next_packet(room).unwrap_or(0..0);
+        let mut rest = state.stage.get(range).unwrap_or(&[]);
+        let written = u32::try_from(rest.len()).unwrap_or(0);
+        for part in &chain.writable {
+            let (now, later) = rest.split_at((part.len as usize).min(rest.len()));
+            memory
+                .write(part.gpa, now)
+                .map_err(|_numbers| Broken::Chain {
+                    head: chain.head,
+                    reason: "it left RAM",
+                })?;
+            rest = later;
+        }
+        used.push((chain.head, written));
+        Ok(())
+    }
+
+    /// A guest whose buffers hold no header hears nothing; its connections cannot go on.
+    fn discard(&self) {
+        let state = &mut *self.lock();
+        if state.packet.take().is_none()
+            && let Some((key, _)) = state.staged.take()
+        {
+            state.host.close(key);
+            state.hub.break_off(key);
+        }
+    }
+}
+
+/// How long it is until then.
+fn time_until(then: Instant) -> Timespec {
+    let time = then.saturating_duration_since(Instant::now());
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
