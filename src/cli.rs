@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::console::ConsoleArg;
 use crate::outcome::EXIT_STATUS_HELP;
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -346,25 +347,6 @@ impl ProtocolArg {
             Self::Auto => "auto",
             Self::Linux64 => "linux64",
             Self::Pvh => "pvh",
-        }
-    }
-}
-
-/// Values of `--console`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ConsoleArg {
-    /// The serial port
-    #[value(name = "ttyS0")]
-    TtyS0,
-    /// A virtio console
-    Hvc0,
-}
-
-impl ConsoleArg {
-    fn word(self) -> &'static str {
-        match self {
-            Self::TtyS0 => "ttyS0",
-            Self::Hvc0 => "hvc0",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `--balloon[=SIZE]`: from words to a balloon.
 //!
 //! What it is for: [`crate::virtio::balloon`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::console`].
 
 use super::{PAGE, unit_shift};
 

@@ -8,16 +8,18 @@ pub mod disk;
 pub mod net;
 pub mod port;
 pub mod balloon;
+pub mod console;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
-use crate::cli::{ConsoleArg, MachineArgs, ProtocolArg, UnpackArg};
+use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
 use crate::event_loop::GuestEnd;
 use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
+use console::{ConsoleArg, VIRTIO_CMDLINE};
 use disk::Disk;
 use net::{Address, Net};
 use port::Port;
@@ -26,11 +28,6 @@ use port::Port;
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
 /// print only what matters (each byte is a VM exit).
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
-
-/// The same for a virtio console. Until its driver is there the serial port is the kernel's early
-/// console: a kernel that panics before is heard, and nothing is printed twice, because the kernel
-/// leaves an early console by itself. `quiet` stands first, or what it silences is printed there.
-pub const VIRTIO_CMDLINE: &str = "quiet earlycon=uart8250,io,0x3f8 console=hvc0 reboot=k panic=-1";
 
 /// More vCPUs than xAPIC ids can name: 0 to 254, 255 is the broadcast.
 const MAX_VCPUS: u32 = 255;
@@ -90,7 +87,7 @@ pub enum Error {
     NobodySetsAddress(String),
     /// More devices than there are places for.
     #[error(
-        "--disk, --net, --rng and other flags ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
+        "--disk, --net and the like ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
     )]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.

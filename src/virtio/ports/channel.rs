@@ -10,7 +10,7 @@
 //! Nothing here waits, save for the disk behind a file. A FIFO is opened for reading too, so that
 //! it holds what is written while nobody reads.
 //!
-//! Source: unix(7), fifo(7). Read next: [`crate::virtio::balloon`].
+//! Source: unix(7), fifo(7). Read next: `super::line`.
 
 use std::fs::{self, File, FileType};
 use std::io;

@@ -1,6 +1,7 @@
 //! Ports: channels of bytes between programs of the guest's and of the host's, by name.
 //!
-//! - [`channel`]: the host's end, a Unix socket, a file or a FIFO.
+//! - [`channel`]: the host's end, a Unix socket, a file or a FIFO;
+//! - `line`: what is between that and the guest: bytes that wait, and who knows what.
 //!
 //! ```text
 //!  queue 2, to the guest:    PORT_ADD, PORT_NAME; PORT_OPEN when somebody connects, and leaves
@@ -19,12 +20,13 @@
 //! Source: `[virtio]` 1.2, section 5.3. Read next: [`channel`].
 
 pub mod channel;
+mod line;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -34,7 +36,8 @@ use super::queue::Chain;
 use super::{Broken, Device, Inbox, Message, Request, stream};
 use crate::config::port::{self, MAX_PORTS};
 use crate::memory::GuestMemory;
-use channel::{Channel, Received};
+use channel::Channel;
+use line::{Guest, Port, State};
 
 /// VIRTIO_CONSOLE_F_MULTIPORT, bit 1. `[virtio]` 5.3.3
 const F_MULTIPORT: u64 = 1 << 1;
@@ -50,9 +53,6 @@ const QUEUES: [u16; 4 + 2 * MAX_PORTS] = [QUEUE; 4 + 2 * MAX_PORTS];
 const CONTROL: usize = 8;
 /// Most bytes in one request; Linux has 32 KiB for write(2), and a pipe's for splice(2).
 const MAX_REQUEST: usize = 1 << 20; // 1 MiB
-/// Bytes read at once from the host.
-const CHUNK: usize = 16 << 10; // 16 KiB
-
 // Events of control messages. `[virtio]` 5.3.6.2
 const DEVICE_READY: u16 = 0;
 const PORT_ADD: u16 = 1;
@@ -80,46 +80,6 @@ pub struct Ports {
     wake: OwnedFd,
     /// There may be a message for the guest.
     news: AtomicBool,
-}
-
-/// A port.
-#[derive(Debug)]
-struct Port {
-    name: String,
-    tell: fn(&str),
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    channel: Channel,
-    guest: Guest,
-    /// What was read from the host and waits for buffers of the guest's.
-    incoming: VecDeque<u8>,
-    /// The host's end sends no more, but may still read.
-    input_ended: bool,
-    /// The host's end is gone; what it sent waits until the guest wants it.
-    left: bool,
-    /// The request last taken, and how much of it the host's end has.
-    outgoing: Vec<u8>,
-    sent: usize,
-}
-
-/// What the guest has said, and been told, since its driver is at work.
-#[derive(Debug, Default)]
-struct Guest {
-    /// It is to be told of the port.
-    add: bool,
-    /// It is to be told the port's name.
-    name: bool,
-    /// It knows the port.
-    ready: bool,
-    /// It was told that the host's end is open.
-    told_open: bool,
-    /// A program has the port open.
-    open: bool,
-    /// There are buffers to be filled.
-    listening: bool,
 }
 
 impl Ports {
@@ -213,110 +173,6 @@ impl Ports {
             let _none_left = rustix::io::read(&self.wake, &mut [0; 8]);
         }
         fds.iter().skip(1).map(PollFd::revents).collect()
-    }
-}
-
-impl State {
-    /// What the guest is to be told next: an event and its value.
-    fn news(&self) -> Option<(u16, bool)> {
-        let connected = self.channel.stream().is_some();
-        match &self.guest {
-            guest if guest.add => Some((PORT_ADD, true)),
-            guest if guest.name => Some((PORT_NAME, true)),
-            guest if guest.ready && guest.told_open != connected => Some((PORT_OPEN, connected)),
-            _ => None,
-        }
-    }
-
-    /// It has been told.
-    fn told(&mut self, event: u16) {
-        match event {
-            PORT_ADD => self.guest.add = false,
-            PORT_NAME => self.guest.name = false,
-            _ => self.guest.told_open = self.channel.stream().is_some(),
-        }
-    }
-
-    /// Whether bytes of the host's would be delivered at once.
-    fn wants_input(&self) -> bool {
-        let Guest {
-            told_open,
-            open,
-            listening,
-            ..
-        } = self.guest;
-        let guest = told_open && open && listening;
-        guest && self.incoming.is_empty() && self.channel.is_socket() && !self.input_ended
-    }
-
-    /// What to wait for.
-    fn watched(&self) -> Option<(Arc<OwnedFd>, PollFlags)> {
-        let Some(stream) = self.channel.stream() else {
-            let listener = self.channel.listener().filter(|_| !self.guest.told_open)?;
-            return Some((listener.clone(), PollFlags::IN));
-        };
-        let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, self.wants_input());
-        wanted.set(PollFlags::OUT, self.sent < self.outgoing.len());
-        // Of a connection for which nothing is wanted the end is still awaited.
-        let end = self.channel.is_socket() && (!self.left || self.input_ended);
-        (end || !wanted.is_empty()).then(|| (stream.clone(), wanted))
-    }
-
-    /// Something happened to what [`Self::watched`] named; whether the guest is to be told.
-    fn happened(&mut self, events: PollFlags) -> bool {
-        if self.channel.stream().is_none() {
-            return self.channel.accept();
-        }
-        let gone = events.intersects(PollFlags::HUP | PollFlags::ERR);
-        if gone && !self.wants_input() {
-            if self.input_ended || !self.channel.holds_bytes() {
-                self.disconnect();
-                return true;
-            }
-            self.left = true;
-        }
-        false
-    }
-
-    fn disconnect(&mut self) {
-        self.channel.disconnect();
-        (self.input_ended, self.left) = (false, false);
-        self.outgoing.clear();
-        self.sent = 0;
-    }
-
-    /// Writes what the host's end takes of `outgoing`.
-    fn send(&mut self) -> io::Result<()> {
-        while let Some(rest) = self.outgoing.get(self.sent..).filter(|r| !r.is_empty()) {
-            match self.channel.write(rest)? {
-                0 => break,
-                count => self.sent += count,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Port {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends what waits; true if nothing waits any more.
-    fn send(&self, state: &mut State) -> bool {
-        if let Err(error) = state.send() {
-            // Who does not read loses what is sent, and may still send. A file has no other side.
-            if !state.channel.is_socket() {
-                let name = &self.name;
-                (self.tell)(&format!(
-                    "--port {name}: {error}; the guest finds it closed"
-                ));
-                state.disconnect();
-            }
-            state.sent = state.outgoing.len();
-        }
-        state.sent == state.outgoing.len()
     }
 }
 
@@ -445,39 +301,6 @@ impl Inbox for Ports {
         if let Some((port, _, event)) = self.next_message() {
             port.lock().told(event);
         }
-    }
-}
-
-/// A port's receiveq.
-impl Inbox for Port {
-    fn listen(&self, whether: bool) {
-        self.lock().guest.listening = whether;
-    }
-
-    fn fetch(&self, _features: u64) -> Option<Message> {
-        let state = &mut *self.lock();
-        if state.wants_input() {
-            let mut buffer = [0; CHUNK];
-            match state.channel.read(&mut buffer) {
-                Received::Bytes(count) => state.incoming.extend(buffer.iter().take(count)),
-                Received::Nothing => {}
-                Received::End => state.input_ended = true,
-            }
-        }
-        (!state.incoming.is_empty()).then_some(stream::SOME_BYTES)
-    }
-
-    fn deliver(
-        &self,
-        memory: &GuestMemory,
-        chains: &[Chain],
-        used: &mut Vec<(u16, u32)>,
-    ) -> Result<(), Broken> {
-        stream::spread(memory, chains, &mut self.lock().incoming, used)
-    }
-
-    fn discard(&self) {
-        self.lock().incoming.clear();
     }
 }
 
