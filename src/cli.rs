@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::console::ConsoleArg;
 use crate::outcome::EXIT_STATUS_HELP;
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -217,6 +218,21 @@ pub struct MachineArgs {
     /// own context id, by default 3; a comma in PATH is written twice
     #[arg(long, value_name = "PATH[,cid=N]")]
     pub vsock: Option<OsString>,
+    /// The guest's console: its serial port, or a virtio console, which prints a page of text for
+    /// one VM exit and knows the terminal's size
+    #[arg(long, value_enum, default_value_t = ConsoleArg::TtyS0)]
+    pub console: ConsoleArg,
+
+    /// Give the guest a channel, /dev/virtio-ports/NAME; can be repeated. PATH on the host: nothing
+    /// there yet: cottage listens on a Unix socket; a socket: it connects; a file or FIFO: gets what
+    /// the guest writes
+    #[arg(long, value_name = "NAME=PATH")]
+    pub port: Vec<OsString>,
+
+    /// Let the guest give memory back: what it frees, and SIZE of it from the start
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "0M")]
+    pub balloon: Option<String>,
 
     /// Let the guest end the run by writing a byte v to this I/O port, with status v * 2 + 1 (as
     /// QEMU's isa-debug-exit does; 0xf4 is what test programs mostly use)
@@ -292,6 +308,11 @@ impl MachineArgs {
             flag("--net", Some(net));
         }
         flag("--debug-exit", self.debug_exit.as_deref().map(OsStr::new));
+        flag("--console", Some(OsStr::new(self.console.word())));
+        for port in &self.port {
+            flag("--port", Some(port));
+        }
+        flag("--balloon", self.balloon.as_deref().map(OsStr::new));
         if self.rng {
             words.push("--rng".into());
         }
@@ -426,6 +447,10 @@ mod tests {
             "--rng",
             "--vsock",
             "v.sock,cid=4",
+            "--console=hvc0",
+            "--port",
+            "a=b",
+            "--balloon=1M",
             "--debug-exit",
             "0xf4",
             "--",

@@ -5,8 +5,8 @@
 //! prints do not pass through here unless their reader is slow.
 //!
 //! ```text
-//!   stdin ──▶ keys for cottage? ──▶ input (bounded) ──▶ SerialPort ──▶ guest
-//!   guest ──▶ SerialPort ──▶ Output ──▶ stdout
+//!   stdin ──▶ keys for cottage? ──▶ input (bounded) ──▶ SerialPort, or the virtio console ──▶ guest
+//!   guest ──▶ SerialPort, virtio console ──▶ Output ──▶ stdout
 //!                              └─ backlog, drained here
 //! ```
 //!
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::console::coding;
 use crate::console::escape::{Command, HELP, KeyFilter};
 use crate::console::output::Output;
 use crate::console::signals::{Event, Signals, stop_self};
@@ -29,6 +30,7 @@ use crate::control::Control;
 use crate::devices::report::{MARK_READY, MarkPort};
 use crate::devices::serial::SerialPort;
 use crate::outcome::Ending;
+use crate::virtio::console::Port;
 
 /// Piped bytes that wait for the guest; beyond it stdin is not read, and whoever writes it waits.
 const MAX_PIPED: usize = 16 << 10; // 16 KiB
@@ -46,17 +48,19 @@ const END_OF_TRANSMISSION: u8 = 0x04;
 /// What the end of stdin looks like to the guest, and when it may be given input at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEnd {
-    /// Our init: input waits for its ready mark, the end is a serial break.
+    /// Our init: input waits for its ready mark, the end is a serial break or [`coding::END`].
     OurInit,
-    /// Any other guest: input waits for its serial driver, the end is Ctrl-D.
+    /// Any other guest: input waits for its console's driver, the end is Ctrl-D.
     Foreign,
 }
 
 /// The parts of the machine the loop serves.
 #[derive(Debug)]
 pub struct Served {
-    /// The console's serial port.
+    /// The serial port: the console, or what stands in for it until its driver is there.
     pub serial: Arc<SerialPort>,
+    /// The virtio console, if that is the user's.
+    pub port: Option<Port>,
     /// The console's output.
     pub output: Arc<Output>,
     /// Wake-ups and the end.
@@ -65,6 +69,24 @@ pub struct Served {
     pub marks: Arc<MarkPort>,
     /// Who is at the other end of the line.
     pub guest: GuestEnd,
+}
+
+impl Served {
+    /// Gives bytes to the guest; returns how many it took.
+    fn receive(&self, bytes: &[u8]) -> usize {
+        match &self.port {
+            Some(port) => port.receive(bytes),
+            None => self.serial.receive(bytes),
+        }
+    }
+
+    /// The output has room again.
+    fn resume_output(&self) {
+        self.serial.resume_output();
+        if let Some(port) = &self.port {
+            port.resume_output();
+        }
+    }
 }
 
 /// The loop's state.
@@ -124,7 +146,7 @@ impl<'a> EventLoop<'a> {
             let ready = self.wait()?;
             if ready.output {
                 self.served.output.drain();
-                self.served.serial.resume_output();
+                self.served.resume_output();
                 if self.served.output.lost().is_some() {
                     self.served.control.stop(Ending::OutputLost);
                 }
@@ -144,22 +166,19 @@ impl<'a> EventLoop<'a> {
     /// Gives the guest what it takes.
     fn deliver(&mut self) {
         let Served {
-            serial,
-            marks,
-            guest,
-            ..
+            port, marks, guest, ..
         } = self.served;
         if *guest == GuestEnd::OurInit && !marks.reached(MARK_READY) {
             return;
         }
-        if self.burst >= BURST {
+        if self.burst >= BURST && port.is_none() {
             std::thread::sleep(PAUSE);
             self.burst = 0;
         }
         // Until nothing is taken: only then does the port know that somebody waits for room. (The
         // queue's first slice may be all that was asked for and yet not all there is.)
         while !self.input.is_empty() {
-            let taken = serial.receive(self.input.as_slices().0);
+            let taken = self.served.receive(self.input.as_slices().0);
             if taken == 0 {
                 break;
             }
@@ -173,16 +192,25 @@ impl<'a> EventLoop<'a> {
 
     /// Tells the guest that stdin has ended, as far as it takes the signs of it now.
     fn signal_end(&mut self) {
-        let Served { serial, guest, .. } = self.served;
-        let (signs, send): (u8, &dyn Fn() -> bool) = match guest {
+        if self.is_coded() {
+            return;
+        }
+        let served = self.served;
+        let (signs, send): (u8, &dyn Fn() -> bool) = match served.guest {
             // Two, because a kernel with CONFIG_MAGIC_SYSRQ_SERIAL keeps the first break on a
             // console for itself. Our init ignores what comes after the end.
-            GuestEnd::OurInit => (2, &|| serial.receive_break()),
-            GuestEnd::Foreign => (1, &|| serial.receive(&[END_OF_TRANSMISSION]) == 1),
+            GuestEnd::OurInit if served.port.is_none() => (2, &|| served.serial.receive_break()),
+            _ => (1, &|| served.receive(&[END_OF_TRANSMISSION]) == 1),
         };
         while self.end_signs < signs && send() {
             self.end_signs += 1;
         }
+    }
+
+    /// Whether the guest's input is [`coding`]'s, with the end in it.
+    fn is_coded(&self) -> bool {
+        let Served { port, guest, .. } = self.served;
+        port.is_some() && *guest == GuestEnd::OurInit && self.keys.is_none()
     }
 
     fn wait(&self) -> io::Result<Ready> {
@@ -235,12 +263,19 @@ impl<'a> EventLoop<'a> {
         };
         if typed.is_empty() {
             self.stdin_open = false;
+            if self.is_coded() {
+                self.input.extend(coding::END);
+            }
             return;
         }
         let commands = match &mut self.keys {
             Some(keys) => keys.sort(typed, &mut self.input),
             None => {
-                self.input.extend(typed);
+                if self.is_coded() {
+                    coding::encode(typed, &mut self.input);
+                } else {
+                    self.input.extend(typed);
+                }
                 Vec::new()
             }
         };
@@ -265,14 +300,24 @@ impl<'a> EventLoop<'a> {
                     if raw {
                         let _no_terminal_now = terminal::set_raw();
                     }
+                    self.resize();
                 }
                 // Stopped by SIGSTOP, behind our back: the shell has reset the terminal.
                 Event::Continue => {
                     if terminal::is_raw() {
                         let _no_terminal_now = terminal::set_raw();
                     }
+                    self.resize();
                 }
+                Event::Resize => self.resize(),
             }
+        }
+    }
+
+    /// Tells the guest how large the terminal is; a serial line cannot.
+    fn resize(&self) {
+        if let (Some(port), Some((rows, columns))) = (&self.served.port, terminal::window_size()) {
+            port.resize(rows, columns);
         }
     }
 
@@ -283,7 +328,7 @@ impl<'a> EventLoop<'a> {
     fn flush(&mut self, ending: &Ending) {
         let patient = !matches!(ending, Ending::Quit | Ending::Signal(_));
         loop {
-            self.served.serial.resume_output();
+            self.served.resume_output();
             self.words.drain();
             if self.served.output.drain() || !patient {
                 return;

@@ -13,6 +13,7 @@
 //! Read next: [`crate::vcpu`].
 
 use crate::config::net::{Address, Net};
+use crate::config::port::Port;
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -41,15 +42,19 @@ pub fn needs_init(config: &VmConfig) -> bool {
 #[derive(Clone, Debug)]
 pub struct HostConsole {
     interactive: bool,
+    /// Bytes and their end come as [`crate::console::coding`] makes them.
+    coded: bool,
     window: Option<(u16, u16)>,
     term: Option<String>,
 }
 
 impl HostConsole {
-    /// Looks at this process's.
-    pub fn of_this_process() -> Self {
+    /// Looks at this process's; `virtio`: the guest has a virtio console, and no serial one.
+    pub fn of_this_process(virtio: bool) -> Self {
+        let interactive = terminal::is_interactive();
         Self {
-            interactive: terminal::is_interactive(),
+            interactive,
+            coded: virtio && !interactive,
             window: terminal::window_size(),
             term: std::env::var("TERM").ok(),
         }
@@ -63,7 +68,7 @@ impl HostConsole {
 pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<u8> {
     let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
-        format!("stdin={kind}"),
+        format!("stdin={}", if console.coded { "coded" } else { kind }),
         format!("stdout={kind}"),
         "hostname=cottage".to_owned(),
     ];
@@ -97,6 +102,12 @@ pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<
     file
 }
 
+/// What else the file says: the ports that our init waits for and gives names to.
+pub fn request_ports(ports: &[Port]) -> Vec<u8> {
+    let records = ports.iter().map(|port| format!("port={}\0", port.name));
+    records.collect::<String>().into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +116,7 @@ mod tests {
     fn request_lists_console_and_words_nul_terminated() {
         let console = HostConsole {
             interactive: false,
+            coded: false,
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
@@ -118,11 +130,30 @@ mod tests {
     }
 
     #[test]
+    fn pipe_at_a_virtio_console_is_coded() {
+        let console = HostConsole {
+            interactive: false,
+            coded: true,
+            window: None,
+            term: None,
+        };
+        let text = String::from_utf8(request(&[], &[], &console)).unwrap();
+        assert_eq!(text, "stdin=coded\0stdout=pipe\0hostname=cottage\0");
+    }
+
+    #[test]
+    fn request_names_the_ports() {
+        let ports = crate::config::port::parse_all(&["a=/x", "b=/y"].map(Into::into)).unwrap();
+        assert_eq!(request_ports(&ports), b"port=a\0port=b\0");
+    }
+
+    #[test]
     fn request_says_what_to_do_with_each_card() {
         let nets = ["user", "tap=a", "tap=b,ip=10.0.0.2/24,gw=10.0.0.1"].map(Into::into);
         let nets = crate::config::net::parse_all(&nets).unwrap();
         let console = HostConsole {
             interactive: true,
+            coded: false,
             window: None,
             term: None,
         };

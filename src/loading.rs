@@ -128,11 +128,12 @@ fn load_initramfs(
     kernel: &LoadedKernel,
     memory: &GuestMemory,
 ) -> Result<InitramfsRange, Error> {
-    let request = guest_request::request(
+    let mut request = guest_request::request(
         &config.command,
         &config.nets,
-        &HostConsole::of_this_process(),
+        &HostConsole::of_this_process(config.virtio_console),
     );
+    request.extend(guest_request::request_ports(&config.ports));
     let mut archive = Initramfs::new();
     archive.archive(&sources.initramfs)?;
     if guest_request::guest_end(config) == GuestEnd::OurInit {

@@ -29,7 +29,7 @@ use crate::bus::{self, MmioBus, PortBus};
 use crate::config::VmConfig;
 use crate::console::output::Output;
 use crate::console::signals::Signals;
-use crate::console::terminal::Raw;
+use crate::console::terminal::{self, Raw};
 use crate::console::words::say;
 use crate::control::Control;
 use crate::devices::debug_exit::DebugExit;
@@ -57,7 +57,9 @@ use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::vcpu::identity::Identity;
 use crate::vcpu::{cpuid, run};
+use crate::virtio::Device;
 use crate::virtio::attach::{self, Sockets};
+use crate::virtio::console::{Console, Port};
 use crate::virtio::mmio::Transport;
 
 /// Why a machine could not be built or run.
@@ -140,8 +142,9 @@ impl Machine {
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
         let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
-        let served = Served {
+        let mut served = Served {
             serial: Arc::new(serial),
+            port: None,
             output,
             control: control.clone(),
             marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
@@ -158,7 +161,7 @@ impl Machine {
             control: control.clone(),
             tell: say,
         };
-        let virtio = attach::attach(devices, &mut sockets)?;
+        let virtio = attach_all(devices, config, &mut served, &mut sockets)?;
         timeline.note(Stage::DevicesReady);
         let board = Arc::new(run::Board {
             identity,
@@ -235,6 +238,25 @@ fn port_bus(
         ports.claim(port, 1, Arc::new(DebugExit))?;
     }
     Ok(ports)
+}
+
+/// Attaches `devices`, and the console where it is one of them: the last.
+fn attach_all(
+    mut devices: Vec<Arc<dyn Device>>,
+    config: &VmConfig,
+    served: &mut Served,
+    sockets: &mut Sockets<'_>,
+) -> Result<Vec<Arc<Transport>>, bus::Overlap> {
+    if !config.virtio_console {
+        return attach::attach(devices, sockets);
+    }
+    let (output, control) = (served.output.clone(), served.control.clone());
+    let console = Arc::new(Console::new(output, control, terminal::window_size()));
+    devices.push(console.clone());
+    let attached = attach::attach(devices, sockets)?;
+    let last = attached.last().cloned();
+    served.port = last.map(|transport| Port::new(console, transport));
+    Ok(attached)
 }
 
 /// Fills guest memory on a thread of its own and calls `work` meanwhile; returns both results.

@@ -641,24 +641,58 @@ fn keys_with_output_in_a_pipe_are_edited_by_the_terminal() {
 
 // ---- Linux ------------------------------------------------------------------------------------
 
+/// A promise that both consoles keep: two tests of one function that takes the console's name.
+macro_rules! on_both_consoles {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn on_ttys0() {
+                let Some(_) = super::linux_kvm() else { return };
+                super::$name("ttyS0");
+            }
+
+            #[test]
+            fn on_hvc0() {
+                let Some(_) = super::linux_kvm() else { return };
+                super::$name("hvc0");
+            }
+        }
+    )+};
+}
+
+on_both_consoles!(
+    typed_line_is_echoed_once_by_linux,
+    ctrl_c_interrupts_the_guests_program,
+    ctrl_z_suspends_the_guests_program,
+    ctrl_d_ends_the_shell,
+    ctrl_a_x_before_the_commands_status_is_114,
+    window_size_arrives_in_linux,
+    paste_into_linux_arrives_complete,
+    output_of_linux_arrives_complete_at_a_slow_reader,
+    panic_of_linux_restores_the_terminal,
+    script_from_a_pipe_runs_with_its_output_on_a_terminal,
+    keys_work_with_linux_output_in_a_pipe,
+    every_byte_comes_out_of_a_pipe_as_it_went_in,
+    end_of_an_empty_stdin_is_seen,
+);
+
 /// `cottage run WORDS` with the built-in guest.
-fn linux(words: &[&str]) -> Command {
+fn linux(console: &str, words: &[&str]) -> Command {
     let mut command = Command::new(program());
-    command.arg("run").args(words).env("TERM", "vt100");
+    command.args(["run", "--console", console]);
+    command.args(words).env("TERM", "vt100");
     command
 }
 
 /// The built-in guest's shell on a terminal, at its prompt.
-fn shell() -> Terminal {
-    let mut terminal = Terminal::run(linux(&[]));
+fn shell(console: &str) -> Terminal {
+    let mut terminal = Terminal::run(linux(console, &[]));
     terminal.wait_for("# ");
     terminal
 }
 
-#[test]
-fn typed_line_is_echoed_once_by_linux() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = shell();
+fn typed_line_is_echoed_once_by_linux(console: &str) {
+    let mut terminal = shell(console);
     terminal.type_keys(b"echo o''nce; exit 3\r");
     terminal.ends_with(3);
     let text = terminal.text();
@@ -666,10 +700,8 @@ fn typed_line_is_echoed_once_by_linux() {
     assert_eq!(text.matches("\nonce\r\n").count(), 1, "{text}");
 }
 
-#[test]
-fn ctrl_c_interrupts_the_guests_program() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = shell();
+fn ctrl_c_interrupts_the_guests_program(console: &str) {
+    let mut terminal = shell(console);
     terminal.type_keys(b"echo st''art; sleep 1000\r");
     terminal.wait_for("start");
     std::thread::sleep(Duration::from_secs(1));
@@ -679,10 +711,8 @@ fn ctrl_c_interrupts_the_guests_program() {
     terminal.ends_with(130);
 }
 
-#[test]
-fn ctrl_z_suspends_the_guests_program() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = shell();
+fn ctrl_z_suspends_the_guests_program(console: &str) {
+    let mut terminal = shell(console);
     terminal.type_keys(b"echo st''art; sleep 1000\r");
     terminal.wait_for("start");
     std::thread::sleep(Duration::from_secs(1));
@@ -695,10 +725,8 @@ fn ctrl_z_suspends_the_guests_program() {
     assert!(wait(|| terminal.child().try_wait().unwrap()).is_some());
 }
 
-#[test]
-fn ctrl_d_ends_the_shell() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = shell();
+fn ctrl_d_ends_the_shell(console: &str) {
+    let mut terminal = shell(console);
     terminal.type_keys(CTRL_D);
     terminal.ends_with(0);
 }
@@ -706,36 +734,33 @@ fn ctrl_d_ends_the_shell() {
 #[test]
 fn ctrl_a_x_without_a_command_is_success() {
     let Some(_) = linux_kvm() else { return };
-    let mut terminal = shell();
+    let mut terminal = shell("ttyS0");
     terminal.type_keys(CTRL_A_X);
     terminal.ends_with(0);
 }
 
-#[test]
-fn ctrl_a_x_before_the_commands_status_is_114() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = Terminal::run(linux(&["--", "sh", "-c", "echo st''art; sleep 1000"]));
+fn ctrl_a_x_before_the_commands_status_is_114(console: &str) {
+    let mut terminal = Terminal::run(linux(
+        console,
+        &["--", "sh", "-c", "echo st''art; sleep 1000"],
+    ));
     terminal.wait_for("start");
     terminal.type_keys(CTRL_A_X);
     terminal.wait_for("cottage: you quit before the command's status was known");
     terminal.ends_with(114);
 }
 
-#[test]
-fn window_size_arrives_in_linux() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = Terminal::run(linux(&["--", "stty", "size"]));
+fn window_size_arrives_in_linux(console: &str) {
+    let mut terminal = Terminal::run(linux(console, &["--", "stty", "size"]));
     terminal.wait_for("33 99");
     terminal.ends_with(0);
 }
 
-#[test]
-fn paste_into_linux_arrives_complete() {
-    let Some(_) = linux_kvm() else { return };
+fn paste_into_linux_arrives_complete(console: &str) {
     // A megabyte takes the testbed more than 3 minutes: each byte is two exits of an emulated guest.
     let text = lines(MEGABYTE / 4);
     let script = "stty -echo; echo re''ady; head -c 262144 | md5sum";
-    let mut terminal = Terminal::run(linux(&["--", "sh", "-c", script]));
+    let mut terminal = Terminal::run(linux(console, &["--", "sh", "-c", script]));
     terminal.wait_for("ready");
     terminal.paste(text);
     terminal.wait_for(LINES_MD5);
@@ -745,21 +770,17 @@ fn paste_into_linux_arrives_complete() {
 /// Of a quarter of a megabyte of [`lines`], by md5sum on a host.
 const LINES_MD5: &str = "a09d644333fa6bd09a1cf456fbbda86e";
 
-#[test]
-fn output_of_linux_arrives_complete_at_a_slow_reader() {
-    let Some(_) = linux_kvm() else { return };
+fn output_of_linux_arrives_complete_at_a_slow_reader(console: &str) {
     let script = "yes abcdefghijklmno | head -c 262144";
-    let mut child = spawn(linux(&["--", "sh", "-c", script]));
+    let mut child = spawn(linux(console, &["--", "sh", "-c", script]));
     std::thread::sleep(Duration::from_secs(3));
     let output = read_all(child.stdout.take().unwrap());
     assert!(output == b"abcdefghijklmno\n".repeat(MEGABYTE / 4 / 16));
     assert_eq!(exit_code(&mut child), Some(0));
 }
 
-#[test]
-fn panic_of_linux_restores_the_terminal() {
-    let Some(_) = linux_kvm() else { return };
-    let mut terminal = Terminal::run(linux(&["--append", "rdinit=/bin/false"]));
+fn panic_of_linux_restores_the_terminal(console: &str) {
+    let mut terminal = Terminal::run(linux(console, &["--append", "rdinit=/bin/false"]));
     terminal.wait_for("cottage: the guest's kernel panicked: Kernel panic - not syncing");
     terminal.ends_with(113);
 }
@@ -768,16 +789,14 @@ fn panic_of_linux_restores_the_terminal() {
 fn triple_fault_of_linux_restores_the_terminal() {
     let Some(_) = linux_kvm() else { return };
     let words = ["--append", "reboot=t", "--", "busybox", "reboot", "-f"];
-    let mut terminal = Terminal::run(linux(&words));
+    let mut terminal = Terminal::run(linux("ttyS0", &words));
     terminal.wait_for("cottage: the guest crashed with a triple fault");
     terminal.ends_with(112);
 }
 
-#[test]
-fn script_from_a_pipe_runs_with_its_output_on_a_terminal() {
-    let Some(_) = linux_kvm() else { return };
+fn script_from_a_pipe_runs_with_its_output_on_a_terminal(console: &str) {
     let mut terminal = Terminal::open();
-    let mut command = linux(&[]);
+    let mut command = linux(console, &[]);
     command.stdin(Stdio::piped()).stdout(terminal.tty());
     command.stderr(terminal.tty());
     terminal.start(command);
@@ -788,11 +807,9 @@ fn script_from_a_pipe_runs_with_its_output_on_a_terminal() {
     terminal.ends_with(7);
 }
 
-#[test]
-fn keys_work_with_linux_output_in_a_pipe() {
-    let Some(_) = linux_kvm() else { return };
+fn keys_work_with_linux_output_in_a_pipe(console: &str) {
     let mut terminal = Terminal::open();
-    let mut command = linux(&["--", "sh", "-c", "read line; echo \"<$line>\""]);
+    let mut command = linux(console, &["--", "sh", "-c", "read line; echo \"<$line>\""]);
     command.stdin(terminal.tty()).stdout(Stdio::piped());
     command.stderr(terminal.tty());
     terminal.start(command);
@@ -800,6 +817,79 @@ fn keys_work_with_linux_output_in_a_pipe() {
     let output = read_all(terminal.child().stdout.take().unwrap());
     assert_eq!(String::from_utf8_lossy(&output), "<hello>\n");
     terminal.ends_with(0);
+}
+
+/// All bytes there are, and many of those that mark something on a console.
+fn every_byte_comes_out_of_a_pipe_as_it_went_in(console: &str) {
+    let all: Vec<u8> = (0..=255).collect();
+    let marks = b"\xff\x00\x00\xff\x01\x0f\x0f\xff\xff\x04\x03\x11\x13\x0fh";
+    let bytes = [&all.repeat(40)[..], &marks.repeat(200), &all].concat();
+    let run = finish(linux(console, &["--", "cat"]), &bytes).expect_code(0);
+    assert!(
+        run.stdout == bytes,
+        "{} of {} bytes",
+        run.stdout.len(),
+        bytes.len()
+    );
+}
+
+fn end_of_an_empty_stdin_is_seen(console: &str) {
+    finish(linux(console, &["--", "wc", "-c"]), b"")
+        .expect_code(0)
+        .expect_stdout("0\n");
+}
+
+#[test]
+fn virtio_console_is_the_console_and_no_message_comes_twice() {
+    let Some(_) = linux_kvm() else { return };
+    let script = "cat /sys/class/tty/console/active; dmesg | grep -c .";
+    let words = ["--append", "loglevel=8", "--", "sh", "-c", script];
+    let run = finish(linux("hvc0", &words), b"").expect_code(0);
+    let text = run.text();
+    assert!(text.lines().any(|line| line.trim_end() == "hvc0"), "{text}");
+    // The first and one of the last that the kernel says: by the early console, by the other.
+    assert_eq!(text.matches("Linux version").count(), 1, "{text}");
+    assert_eq!(
+        text.matches("Run /init as init process").count(),
+        1,
+        "{text}"
+    );
+}
+
+#[test]
+fn size_of_the_terminal_is_followed_by_a_virtio_console() {
+    let Some(_) = linux_kvm() else { return };
+    let script = "stty size; until stty size | grep 120; do sleep 1; done; exit 7";
+    let mut terminal = Terminal::run(linux("hvc0", &["--", "sh", "-c", script]));
+    terminal.wait_for("33 99");
+    terminal.resize(44, 120);
+    terminal.wait_for("44 120");
+    terminal.ends_with(7);
+}
+
+/// VM exits of a guest that prints `count` bytes.
+fn exits(console: &str, count: u32) -> u32 {
+    let script = format!("head -c {count} /dev/zero | tr '\\0' x");
+    let files = Scratch::new();
+    let report = files.path("report");
+    let kernel = support::program::image("full/vmlinux");
+    let words = ["--kernel", &kernel, "--exits", &report, "--", "sh", "-c"];
+    let run = finish(linux(console, &[&words[..], &[&script]].concat()), b"");
+    assert_eq!(run.expect_code(0).stdout.len(), count as usize);
+    let report = std::fs::read_to_string(report).unwrap();
+    let line = report.lines().find(|l| l.contains("VM exits reached"));
+    let number = line.unwrap().split_whitespace().next().unwrap();
+    number.replace(',', "").parse().unwrap()
+}
+
+#[test]
+fn megabyte_through_hvc0_costs_a_twentieth_of_the_exits_of_ttys0_or_less() {
+    let Some(_) = linux_kvm() else { return };
+    // A megabyte through ttyS0 takes the testbed a quarter of an hour: 10 KB stand for it.
+    let hvc0 = exits("hvc0", 1_000_000) - exits("hvc0", 0);
+    let ttys0 = 100 * (exits("ttyS0", 10_000) - exits("ttyS0", 0));
+    println!("1,000,000 bytes: {hvc0} exits by hvc0, {ttys0} by ttyS0");
+    assert!(hvc0 * 20 <= ttys0, "hvc0 {hvc0}, ttyS0 {ttys0}");
 }
 
 #[test]

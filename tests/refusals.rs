@@ -1118,6 +1118,41 @@ fn memory_the_host_does_not_have_is_told_of() {
 }
 
 #[test]
+fn ports_have_a_form_names_and_paths_of_their_own() {
+    let refused_port = |values: &[&str], words: &[&str]| {
+        let flags = values.iter().flat_map(|value| ["--port", value]);
+        refused(&["run"].into_iter().chain(flags).collect::<Vec<_>>(), words);
+    };
+    refused_port(&["agent"], &["--port \"agent\"", "NAME=PATH"]);
+    refused_port(&["a/b=c"], &["--port \"a/b=c\"", "letters"]);
+    refused_port(&["a=x", "a=y"], &["--port", "the name \"a\""]);
+    refused_port(&["a=x", "b=x"], &["--port", "lead to \"x\""]);
+    refused_port(&["a=/"], &["--port a=\"/\"", "neither a socket nor a file"]);
+    refused_port(&["a=/missing/x"], &["listen for --port a=", "No such file"]);
+    let many: Vec<_> = (0..15).map(|n| format!("p{n}=/missing/{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    refused_port(&many, &["15 times", "14 ports"]);
+}
+
+#[test]
+fn port_at_a_long_path_is_told_why_it_cannot_be() {
+    let path = format!("a=/tmp/{}", "x".repeat(200));
+    refused(&["run", "--port", &path], &["--port a=", "SUN_LEN"]);
+}
+
+#[test]
+fn balloon_is_a_size_less_than_memory() {
+    let refused_size = |flag, words: &[&str]| refused(&["run", flag], words);
+    refused_size("--balloon=64", &["--balloon=\"64\"", "64M"]);
+    refused_size("--balloon=128M", &["--balloon=128M", "--memory 128M"]);
+}
+
+#[test]
+fn console_is_one_of_two() {
+    refused(&["run", "--console", "tty1"], &["ttyS0", "hvc0"]);
+}
+
+#[test]
 fn debug_exit_is_a_free_port() {
     let refused_port = |value, words: &[&str]| refused(&["run", "--debug-exit", value], words);
     refused_port("f4", &["--debug-exit \"f4\"", "0xf4"]);

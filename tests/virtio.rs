@@ -8,13 +8,15 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 
 use flate2::read::GzDecoder;
 use support::linux_kvm;
 use support::program::{Finished, Scratch, cottage, program};
+use support::pty::{exit_code, resident_kib, wait};
 
 const MIB: usize = 1 << 20;
 
@@ -272,4 +274,108 @@ fn random_numbers_come_from_the_host() {
     assert!(lines.next().unwrap().starts_with("virtio_rng"), "{text}");
     let packed: u32 = lines.next().unwrap().parse().unwrap();
     assert!(packed > 9900, "10000 bytes pack to {packed}");
+}
+
+// ---- ports ------------------------------------------------------------------------------------
+
+/// The full kernel, running in the background: it runs a shell line with `flags`.
+fn started(flags: &[&str], line: &str) -> Child {
+    let machine = ["run", "--memory", "256M"];
+    Command::new(program())
+        .args([&machine, flags, &["--", "sh", "-c", line]].concat())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Connects as soon as somebody listens.
+fn connect(path: &str) -> UnixStream {
+    wait(|| UnixStream::connect(path).ok()).unwrap()
+}
+
+#[test]
+fn port_carries_bytes_both_ways_and_tells_the_end() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let path = files.path("socket");
+    let line = "exec 3<>/dev/virtio-ports/echo; cat <&3 >&3; echo first over; head -n 1 <&3";
+    let mut child = started(&["--port", &format!("echo={path}")], line);
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+    let content = pattern(2, 300_000);
+    let mut stream = connect(&path);
+    let mut writer = stream.try_clone().unwrap();
+    let sent = content.clone();
+    let sending = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+    let mut echoed = vec![0; content.len()];
+    stream.read_exact(&mut echoed).unwrap();
+    sending.join().unwrap();
+    assert!(echoed == content);
+    drop(stream);
+    assert_eq!(output.next().unwrap().unwrap(), "first over");
+    connect(&path).write_all(b"second connection\n").unwrap();
+    assert_eq!(output.next().unwrap().unwrap(), "second connection");
+    assert_eq!(exit_code(&mut child), Some(0));
+    assert!(
+        !fs::exists(path).unwrap(),
+        "the socket goes with the machine"
+    );
+}
+
+#[test]
+fn ports_have_names_and_keep_apart() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let (one, two) = (files.file("one", b""), files.file("two", b"before\n"));
+    let flags = [format!("--port=one={one}"), format!("--port=two={two}")];
+    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+    let line = "cd /dev/virtio-ports; echo 1 > one; echo 2 > two; ls | tr '\\n' ' '";
+    guest(&flags, line).expect_code(0).expect_stdout("one two ");
+    assert_eq!(fs::read_to_string(one).unwrap(), "1\n");
+    assert_eq!(fs::read_to_string(two).unwrap(), "before\n2\n");
+}
+
+// ---- the balloon ------------------------------------------------------------------------------
+
+/// Resident memory of cottage while its guest is at these three points: before 96 MiB are written
+/// to files in memory, when they are, and when they are deleted and enough time has gone by.
+fn resident_before_with_and_after(flags: &[&str]) -> [u64; 3] {
+    let line = "echo before; sleep 3; dd if=/dev/zero of=/tmp/file bs=1M count=96 2>/dev/null; echo with; sleep 2; \
+                rm /tmp/file; echo after; sleep 1000";
+    let mut child = started(flags, line);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let status = format!("/proc/{}/status", child.id());
+    let resident = ["before", "with", "after"].map(|point| {
+        assert_eq!(lines.next().unwrap().unwrap(), point);
+        if point == "after" {
+            // Linux reports what is free every two seconds, a part at a time.
+            let with = resident_kib(&status);
+            wait(|| (resident_kib(&status) + (64 << 10) < with).then_some(()));
+        }
+        resident_kib(&status)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    resident
+}
+
+#[test]
+fn memory_that_the_guest_frees_is_the_hosts_again() {
+    let Some(_) = linux_kvm() else { return };
+    let [before, with, after] = resident_before_with_and_after(&["--balloon"]);
+    println!("resident: {before} KiB, then {with} KiB, then {after} KiB");
+    assert!(with > before + (90 << 10), "{before} KiB, then {with} KiB");
+    assert!(after + (64 << 10) < with, "{with} KiB, then {after} KiB");
+}
+
+#[test]
+fn balloon_of_a_size_is_filled_and_given_back_when_memory_is_short() {
+    let Some(_) = linux_kvm() else { return };
+    // Of 256 MiB the balloon takes 128. 150 MiB of files do not fit beside it, unless it shrinks.
+    let line = "until [ $(awk '/MemFree/ {print $2}' /proc/meminfo) -lt 130000 ]; do sleep 1; done; \
+                mount -t tmpfs -o size=200M tmpfs /mnt; dd if=/dev/zero of=/mnt/file bs=1M count=150 2>/dev/null; \
+                wc -c < /mnt/file";
+    guest(&["--balloon=128M"], line)
+        .expect_code(0)
+        .expect_stdout("157286400\n");
 }

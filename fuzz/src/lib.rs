@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use cottage::bus::{MmioBus, MmioDevice};
+use cottage::bus::MmioBus;
 use cottage::control::Control;
 use cottage::devices::ioapic::{IoApic, MsiSink};
 use cottage::memory::GuestMemory;

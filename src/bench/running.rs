@@ -263,7 +263,7 @@ impl Running {
                     stop_self();
                     self.stopped = true;
                 }
-                Event::Continue => {}
+                Event::Continue | Event::Resize => {}
             }
         }
         Ok(())

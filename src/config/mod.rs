@@ -7,6 +7,9 @@
 pub mod disk;
 pub mod net;
 pub mod vsock;
+pub mod port;
+pub mod balloon;
+pub mod console;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -17,8 +20,10 @@ use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
 use crate::event_loop::GuestEnd;
 use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
+use console::{ConsoleArg, VIRTIO_CMDLINE};
 use disk::Disk;
 use net::{Address, Net};
+use port::Port;
 use vsock::Vsock;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -73,6 +78,12 @@ pub enum Error {
     /// A `--vsock` is none.
     #[error(transparent)]
     Vsock(#[from] vsock::Error),
+    /// A `--port` is none.
+    #[error(transparent)]
+    Port(#[from] port::Error),
+    /// `--balloon` is none.
+    #[error(transparent)]
+    Balloon(#[from] balloon::Error),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -81,7 +92,7 @@ pub enum Error {
     NobodySetsAddress(String),
     /// More devices than there are places for.
     #[error(
-        "--disk, --net, --rng and --vsock ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
+        "--disk, --net and the like ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
     )]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
@@ -149,6 +160,12 @@ pub struct VmConfig {
     pub rng: bool,
     /// Its socket device.
     pub vsock: Option<Vsock>,
+    /// Whether the console is a virtio device, and not the serial port.
+    pub virtio_console: bool,
+    /// Channels to programs of the host's.
+    pub ports: Vec<Port>,
+    /// The size of its balloon at the start, in bytes.
+    pub balloon: Option<u64>,
     /// The port that ends the run.
     pub debug_exit: Option<u16>,
     /// How to load and enter the kernel.
@@ -177,10 +194,14 @@ impl VmConfig {
             let wrong = |value| Error::CmdlineText { flag, value };
             value.into_string().map_err(wrong)
         };
+        let (virtio_console, default_cmdline) = match args.console {
+            ConsoleArg::TtyS0 => (false, DEFAULT_CMDLINE),
+            ConsoleArg::Hvc0 => (true, VIRTIO_CMDLINE),
+        };
         let cmdline = match (args.cmdline, args.append) {
             (Some(whole), _) => text("--cmdline", whole)?,
-            (None, Some(more)) => format!("{DEFAULT_CMDLINE} {}", text("--append", more)?),
-            (None, None) => DEFAULT_CMDLINE.to_owned(),
+            (None, Some(more)) => format!("{default_cmdline} {}", text("--append", more)?),
+            (None, None) => default_cmdline.to_owned(),
         };
         let command: Vec<_> = args
             .command
@@ -190,16 +211,21 @@ impl VmConfig {
         if let Some(at) = command.iter().position(|word| word.contains(&0)) {
             return Err(Error::CommandNul { position: at + 1 });
         }
+        let memory = parse_memory(&args.memory)?;
+        let balloon = |size: &String| balloon::parse(size, memory, &args.memory);
         let config = Self {
             kernel: source(args.kernel),
             initramfs: source(args.initramfs),
             cmdline,
-            memory: parse_memory(&args.memory)?,
+            memory,
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
             nets: net::parse_all(&args.net)?,
             rng: args.rng,
             vsock: args.vsock.as_deref().map(vsock::parse).transpose()?,
+            virtio_console,
+            ports: port::parse_all(&args.port)?,
+            balloon: args.balloon.as_ref().map(balloon).transpose()?,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
             command,
@@ -228,8 +254,14 @@ impl VmConfig {
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        let sockets = usize::from(self.vsock.is_some());
-        self.disks.len() + self.nets.len() + usize::from(self.rng) + sockets
+        let ports = usize::from(!self.ports.is_empty());
+        let single = [
+            self.rng,
+            self.vsock.is_some(),
+            self.virtio_console,
+            self.balloon.is_some(),
+        ];
+        self.disks.len() + self.nets.len() + ports + single.map(usize::from).iter().sum::<usize>()
     }
 }
 
@@ -266,6 +298,17 @@ fn parse_cpus(value: &str) -> Result<u32, Error> {
     }
 }
 
+/// What a unit stands for, as a power of 2.
+fn unit_shift(unit: &str) -> Option<u32> {
+    match unit.to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" => Some(10),
+        "m" | "mb" | "mib" => Some(20),
+        "g" | "gb" | "gib" => Some(30),
+        "t" | "tb" | "tib" => Some(40),
+        _ => None,
+    }
+}
+
 /// A whole number and a unit: `128M`, `2G`, `512MiB`, `1gb`.
 fn parse_memory(value: &str) -> Result<u64, Error> {
     let wrong = |hint: String| Error::MemoryFormat {
@@ -280,13 +323,10 @@ fn parse_memory(value: &str) -> Result<u64, Error> {
         return Err(wrong(String::new()));
     }
     // A bare number means MiB to QEMU and bytes to docker: ask instead of guessing.
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "" => return Err(wrong(format!("; did you mean {value}M?"))),
-        _ => return Err(wrong(String::new())),
+    let shift = match unit_shift(unit) {
+        Some(shift) => shift,
+        None if unit.is_empty() => return Err(wrong(format!("; did you mean {value}M?"))),
+        None => return Err(wrong(String::new())),
     };
     let range = |what| Error::MemoryRange {
         value: value.to_owned(),
@@ -386,6 +426,23 @@ mod tests {
         };
         let text = VmConfig::from_args(args.machine).unwrap_err().to_string();
         assert!(text.starts_with("--cmdline \"quiet\\xFF\""), "{text}");
+    }
+
+    #[test]
+    fn virtio_console_is_named_on_the_command_line() {
+        let console = config(&["--console=hvc0"]).unwrap();
+        assert_eq!(
+            (console.virtio_devices(), &*console.cmdline),
+            (1, VIRTIO_CMDLINE)
+        );
+        let added = config(&["--console=hvc0", "--append", "a"]).unwrap();
+        assert_eq!(added.cmdline, format!("{VIRTIO_CMDLINE} a"));
+    }
+
+    #[test]
+    fn ports_are_one_device_and_the_balloon_another() {
+        let config = config(&["--port=a=x", "--port=b=y", "--balloon", "--rng"]).unwrap();
+        assert_eq!((config.virtio_devices(), config.balloon), (3, Some(0)));
     }
 
     #[test]

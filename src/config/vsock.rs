@@ -2,7 +2,7 @@
 //!
 //! PATH comes first; a comma in it is written twice. What stands at PATH is looked at by
 //! [`crate::virtio::vsock`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::port`].
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;

@@ -6,9 +6,10 @@
 //! - [`escape`]: keys for cottage;
 //! - [`terminal`]: raw mode, and its end on every way out;
 //! - [`panic_watch`]: recognises a panicking kernel by what it prints;
+//! - [`coding`]: the end of a pipe, for a console that has no break;
 //! - [`signals`]: SIGTERM and its like as a file descriptor.
 //!
-//! [`crate::event_loop`] moves bytes from here to the serial port.
+//! [`crate::event_loop`] moves bytes from here to the serial port or the virtio console.
 //! Read next: `sink`, then the modules in this order.
 
 mod sink;
@@ -17,4 +18,5 @@ pub mod words;
 pub mod escape;
 pub mod terminal;
 pub mod panic_watch;
+pub mod coding;
 pub mod signals;

@@ -93,6 +93,38 @@ impl Output {
         }
     }
 
+    /// Whether [`Self::push_all`] may be called.
+    pub fn has_room(&self) -> bool {
+        self.lock().backlog.len() < MAX_BACKLOG
+    }
+
+    /// Writes `bytes`, and keeps what the reader does not take now. Callers ask
+    /// [`Self::has_room`] first and bound `bytes`, so the backlog exceeds its bound by one call's.
+    pub fn push_all(&self, bytes: &[u8]) -> Pushed {
+        let mut state = self.lock();
+        let waiting = !state.backlog.is_empty();
+        let first = state.written == 0 && !bytes.is_empty();
+        bytes.iter().for_each(|byte| state.watch.see(*byte));
+        state.written += bytes.len() as u64;
+        let mut rest = bytes;
+        while !waiting && !rest.is_empty() {
+            let taken = state.write(rest);
+            if taken == 0 {
+                break;
+            }
+            rest = rest.get(taken..).unwrap_or(&[]);
+        }
+        if first {
+            state.timeline.note(Stage::FirstByte);
+        }
+        state.backlog.extend(rest);
+        match state.lost() {
+            Some(_) => Pushed::Lost,
+            None if waiting || rest.is_empty() => Pushed::Done,
+            None => Pushed::FirstToWait,
+        }
+    }
+
     /// Writes what waits, as far as the reader takes it; true when nothing waits any more.
     pub fn drain(&self) -> bool {
         let mut state = self.lock();
@@ -192,31 +224,68 @@ fn reader_left(error: &io::Error, is_device: impl FnOnce() -> bool) -> bool {
     }
 }
 
+/// What tests print to.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn memory(room: usize) -> Output {
-        Output::to(
-            Sink::Memory {
-                taken: Vec::new(),
-                room,
-            },
-            Arc::new(Timeline::new()),
-        )
+impl Output {
+    /// An output whose reader takes `room` bytes.
+    pub(crate) fn memory(room: usize) -> Self {
+        let taken = Vec::new();
+        Self::to(Sink::Memory { taken, room }, Arc::new(Timeline::new()))
     }
 
-    fn taken(output: &Output) -> Vec<u8> {
-        match &output.lock().sink {
+    /// What the reader took.
+    pub(crate) fn taken(&self) -> Vec<u8> {
+        match &self.lock().sink {
             Sink::Memory { taken, .. } => taken.clone(),
             _ => Vec::new(),
         }
     }
 
-    fn give_room(output: &Output, more: usize) {
-        if let Sink::Memory { room, .. } = &mut output.lock().sink {
+    /// The reader takes `more` bytes.
+    pub(crate) fn give_room(&self, more: usize) {
+        if let Sink::Memory { room, .. } = &mut self.lock().sink {
             *room += more;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(room: usize) -> Output {
+        Output::memory(room)
+    }
+
+    fn taken(output: &Output) -> Vec<u8> {
+        output.taken()
+    }
+
+    fn give_room(output: &Output, more: usize) {
+        output.give_room(more);
+    }
+
+    #[test]
+    fn text_as_a_whole_waits_behind_what_waits() {
+        let output = memory(3);
+        assert_eq!(output.push_all(b"abcde"), Pushed::FirstToWait);
+        assert_eq!(output.push_all(b"fg"), Pushed::Done);
+        assert_eq!(taken(&output), b"abc");
+        give_room(&output, 10);
+        assert!(output.drain());
+        assert_eq!(output.push_all(b"h"), Pushed::Done);
+        assert_eq!(
+            (taken(&output), output.written()),
+            (b"abcdefgh".to_vec(), 8)
+        );
+    }
+
+    #[test]
+    fn text_that_meets_a_full_disk_is_a_loss() {
+        let output = memory(10);
+        output.lock().error = Some(io::Error::from_raw_os_error(libc::ENOSPC));
+        assert_eq!(output.push_all(b"xyz"), Pushed::Lost);
+        assert!(output.has_room() && !output.waiting());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! having reported a status ([`crate::outcome`]).
 //!
 //! Source: Linux `kernel/panic.c`, v6.12: `pr_emerg("Kernel panic - not syncing: %s\n")`.
-//! Read next: [`super::signals`].
+//! Read next: [`super::coding`].
 
 /// 'K' stands only at its start, so a failed match can only begin anew at the current byte.
 const PATTERN: &[u8] = b"Kernel panic - not syncing";

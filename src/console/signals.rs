@@ -2,7 +2,8 @@
 //!
 //! They are blocked in all threads and read by the event loop, so that what follows a SIGTERM is
 //! ordinary code: stop the vCPUs, restore the terminal, leave with 128 plus the number.
-//! SIGTSTP and SIGCONT come the same way: a stopped cottage must not keep the terminal raw.
+//! SIGTSTP and SIGCONT come the same way: a stopped cottage must not keep the terminal raw. So does
+//! SIGWINCH, which tells that the terminal has another size.
 //!
 //! Source: signalfd(2). An alternative, a handler that writes to a pipe, needs as much unsafe
 //! code and a place to run it in.
@@ -19,8 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 
 /// Signals that ask the process to end.
 const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-/// Stop and continue.
-const JOB_CONTROL: [libc::c_int; 2] = [libc::SIGTSTP, libc::SIGCONT];
+/// Stop and continue, and another size of the terminal.
+const TERMINAL: [libc::c_int; 3] = [libc::SIGTSTP, libc::SIGCONT, libc::SIGWINCH];
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Event {
     Stop,
     /// Take the terminal again.
     Continue,
+    /// Look how large the terminal is.
+    Resize,
 }
 
 /// The blocked signals.
@@ -46,7 +49,7 @@ impl Signals {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the whole set it is given.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        for signal in ENDING.into_iter().chain(JOB_CONTROL) {
+        for signal in ENDING.into_iter().chain(TERMINAL) {
             // SAFETY: the set was initialised above and the numbers are valid signals.
             unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
         }
@@ -77,6 +80,7 @@ impl Signals {
         match signal {
             libc::SIGTSTP => Some(Event::Stop),
             libc::SIGCONT => Some(Event::Continue),
+            libc::SIGWINCH => Some(Event::Resize),
             _ => Some(Event::End(u8::try_from(number).unwrap_or(u8::MAX))),
         }
     }

@@ -27,6 +27,8 @@ use super::layout::{MMIO_GAP_END, MMIO_GAP_START};
 
 /// The host mapping starts on this boundary, so that host and guest huge pages line up.
 const HUGE_PAGE: usize = 2 << 20; // 2 MiB
+/// What the host takes back at least.
+const PAGE: u64 = 4 << 10; // 4 KiB
 
 /// What can go wrong with guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +183,34 @@ impl GuestMemory {
         self.ranges
             .read_slice(bytes, gpa)
             .map_err(|_out| self.out_of_range(gpa, len))
+    }
+
+    /// Gives the whole pages in `gpa .. gpa + len` to the host. They stay RAM, and read zeros.
+    ///
+    /// A huge page of which a part goes is split by the host.
+    ///
+    /// # Errors
+    /// What madvise(2) says, or that not all of it is RAM; nothing is given then.
+    pub fn discard(&self, gpa: GuestAddress, len: u64) -> io::Result<()> {
+        self.check(gpa, len).map_err(io::Error::other)?;
+        let start = gpa.0.next_multiple_of(PAGE);
+        let end = (gpa.0 + len) / PAGE * PAGE;
+        if start >= end {
+            return Ok(());
+        }
+        let len = usize::try_from(end - start).map_err(io::Error::other)?;
+        let slice = self.ranges.get_slice(GuestAddress(start), len);
+        let slice = slice.map_err(io::Error::other)?;
+        let guard = slice.ptr_guard_mut();
+        let host = guard.as_ptr().cast();
+        // SAFETY: 1. get_slice proved that `len` bytes from this pointer lie in one RAM mapping,
+        // which `guard` and `self` keep alive. 2. The mapping is private and anonymous, so that
+        // afterwards it is still mapped, and holds zeros. 3. The memory belongs to the guest: no
+        // Rust reference to it exists, and everybody expects it to change at any time.
+        match unsafe { libc::madvise(host, len, libc::MADV_DONTNEED) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Reads `len` bytes of `file` at `offset` straight into guest memory at `gpa`.
@@ -370,6 +400,20 @@ mod tests {
         let mut byte = [9];
         memory.read(last, &mut byte).unwrap();
         assert_eq!(byte, [0]);
+    }
+
+    #[test]
+    fn whole_pages_are_discarded_and_nothing_beside_them() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        memory.write(GuestAddress(0), &[7; 0x4000]).unwrap();
+        memory.discard(GuestAddress(0xfff), 0x2fff).unwrap();
+        let mut bytes = [9; 0x4000];
+        memory.read(GuestAddress(0), &mut bytes).unwrap();
+        assert!(bytes[0x1000..0x3000] == [0; 0x2000]);
+        assert!(bytes[..0x1000] == [7; 0x1000] && bytes[0x3000..] == [7; 0x1000]);
+        assert!(memory.discard(GuestAddress(0x1f_f000), 0x1001).is_err());
+        assert!(memory.discard(GuestAddress(u64::MAX), 2).is_err());
+        assert!(memory.discard(GuestAddress(1), 0xffe).is_ok());
     }
 
     #[test]

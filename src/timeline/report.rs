@@ -132,6 +132,9 @@ fn pass_on(pid: Pid, signals: &mut Signals) {
                 let _gone_meanwhile = kill_process(pid, Signal::CONT);
             }
             Event::Continue => {}
+            Event::Resize => {
+                let _gone_meanwhile = kill_process(pid, Signal::WINCH);
+            }
         }
     }
 }

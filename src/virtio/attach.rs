@@ -10,10 +10,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Device;
+use super::balloon::Balloon;
 use super::blk::{Blk, image};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
+use super::ports::{self, Ports};
 use super::rng::Rng;
 use super::server::Server;
 use super::vsock::{self, Vsock};
@@ -37,6 +39,9 @@ pub enum Error {
     /// The socket device.
     #[error(transparent)]
     Vsock(#[from] vsock::Error),
+    /// A port.
+    #[error(transparent)]
+    Ports(#[from] ports::Error),
 }
 
 /// What devices are attached to.
@@ -78,10 +83,11 @@ pub fn attach(
     Ok(attached)
 }
 
-/// The devices that `config` asks for, in the order in which the guest finds them.
+/// The devices that `config` asks for, in the order in which the guest finds them, but for the
+/// console, which is for who has the output to make.
 ///
 /// # Errors
-/// [`Error`] for a disk or a network that cannot be used.
+/// [`Error`] for a disk, a network or a port that cannot be used.
 pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
     for disk in &config.disks {
@@ -95,6 +101,12 @@ pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, E
     }
     if let Some(vsock) = &config.vsock {
         devices.push(Arc::new(Vsock::open(vsock)?));
+    }
+    if !config.ports.is_empty() {
+        devices.push(Arc::new(Ports::open(&config.ports, tell)?));
+    }
+    if let Some(bytes) = config.balloon {
+        devices.push(Arc::new(Balloon::new(bytes)));
     }
     Ok(devices)
 }

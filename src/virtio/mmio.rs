@@ -165,8 +165,7 @@ impl Transport {
             | VIRTIO_MMIO_SHM_LEN_HIGH
             | VIRTIO_MMIO_SHM_BASE_LOW
             | VIRTIO_MMIO_SHM_BASE_HIGH => NO_REGION,
-            // No configuration space of ours changes while the guest runs.
-            VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.server.device().config_generation(),
             _ => 0,
         }
     }
@@ -195,6 +194,13 @@ impl Transport {
                 self.write_queue(&mut state, offset, value);
             }
             _ => {}
+        }
+    }
+
+    /// The driver that uses the other window is not this device's.
+    fn write_config(&self, offset: usize, data: &[u8], through: Announced) {
+        if self.lock().window == Some(through) {
+            self.server.device().write_config(offset, data);
         }
     }
 
@@ -355,14 +361,9 @@ impl MmioDevice for Window {
 
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let config = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG));
-        if let Some(from) = config.and_then(|from| usize::try_from(from).ok()) {
+        if let Some(from) = config_offset(offset) {
             // 4.2.2.2: the configuration space may be read in any width.
-            let config = self.transport.server.device().config();
-            let bytes = config.get(from..).unwrap_or(&[]);
-            data.iter_mut()
-                .zip(bytes)
-                .for_each(|(to, from)| *to = *from);
+            self.transport.server.device().read_config(from, data);
         } else if let (Some(register), Ok(data)) =
             (register(offset), <&mut [u8; 4]>::try_from(data))
         {
@@ -372,14 +373,21 @@ impl MmioDevice for Window {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Option<Request> {
-        // Configuration spaces of ours have nothing a driver could set.
-        if let (Some(register), Ok(data)) = (register(offset), <[u8; 4]>::try_from(data)) {
+        if let Some(from) = config_offset(offset) {
+            self.transport.write_config(from, data, self.announced);
+        } else if let (Some(register), Ok(data)) = (register(offset), <[u8; 4]>::try_from(data)) {
             let value = u32::from_le_bytes(data);
             self.transport
                 .write_register(register, value, self.announced);
         }
         None
     }
+}
+
+/// Where `offset` is in the configuration space, if it is.
+fn config_offset(offset: u64) -> Option<usize> {
+    let from = offset.checked_sub(u64::from(VIRTIO_MMIO_CONFIG))?;
+    usize::try_from(from).ok()
 }
 
 /// The register at `offset`, if there can be one.

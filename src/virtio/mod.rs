@@ -7,7 +7,7 @@
 //!  driver ── registers ──▶ mmio: Transport ── started, notified, reset ──▶ server: Server
 //!    ▲                       4.2, 2.1, 2.2                                  │ pops, pushes
 //!    │                                                                      ▼
-//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk, net, vsock
+//!    └── interrupt: Line ◀── used ring ─────────────────────────── Device: rng, blk, net ...
 //! ```
 //!
 //! - [`mmio`]: the transport, registers in memory ("virtio over MMIO", version 2, nothing legacy);
@@ -18,6 +18,10 @@
 //! - [`blk`]: disks, from files and block devices;
 //! - [`net`]: network cards, to tap devices and passt;
 //! - [`vsock`]: sockets, between the guest's programs and the host's;
+//! - `stream`: what the next two have in common;
+//! - [`console`]: the user's terminal, a page of text at a time;
+//! - [`ports`]: channels between programs of the guest's and of the host's;
+//! - [`balloon`]: memory that the guest gives back;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -38,6 +42,10 @@ pub mod rng;
 pub mod blk;
 pub mod net;
 pub mod vsock;
+mod stream;
+pub mod console;
+pub mod ports;
+pub mod balloon;
 pub mod attach;
 
 #[cfg(test)]
@@ -65,8 +73,23 @@ pub trait Device: fmt::Debug + Send + Sync {
     fn features(&self) -> u64;
     /// The most entries each of its queues can have.
     fn queues(&self) -> &'static [u16];
-    /// Its configuration space. It does not change while the guest runs.
-    fn config(&self) -> &[u8];
+    /// Its configuration space, if that does not change while the guest runs.
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+    /// Reads its configuration space from `offset` on; `data` is zero where that has nothing.
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let bytes = self.config().get(offset..).unwrap_or(&[]);
+        data.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+    }
+    /// The driver writes to its configuration space.
+    fn write_config(&self, _offset: usize, _data: &[u8]) {}
+    /// Another number after each change of its configuration space. `[virtio]` 2.5
+    fn config_generation(&self) -> u32 {
+        0
+    }
     /// Whether serving a request can take longer than a vCPU should stand still.
     fn may_wait(&self) -> bool;
     /// Serves one request; returns how many bytes it wrote to the guest.
@@ -133,6 +156,8 @@ pub struct Message {
 /// One request, checked as far as any device's is.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// The queue it came through.
+    pub queue: usize,
     /// What driver and device agreed on.
     pub features: u64,
     /// The request.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use super::interrupt::{Line, USED};
+use super::interrupt::{CONFIG, Line, USED};
 use super::queue::{Chain, RequestQueue, Room};
 use super::{Broken, Device, Faults, Inbox, Request};
 use crate::control::Control;
@@ -144,7 +144,7 @@ impl Server {
     /// The driver says that there is something in queue `index`.
     pub fn notify(&self, index: usize) {
         if !self.device.may_wait() {
-            self.serve(index);
+            self.serve(index, usize::MAX);
         } else if let Some(bit) = u32::try_from(index).ok().and_then(|i| 1_u32.checked_shl(i)) {
             self.notified.fetch_or(bit, Ordering::Release);
             self.wake();
@@ -206,20 +206,35 @@ impl Server {
                 notified = self.device.wait();
             }
             while notified != 0 {
-                self.serve(notified.trailing_zeros() as usize);
+                let index = notified.trailing_zeros() as usize;
+                if !self.serve(index, TURN) {
+                    self.notified.fetch_or(1 << index, Ordering::Release);
+                }
                 notified &= notified - 1;
             }
         }
     }
 
-    /// Serves queue `index` until it is empty, or its turn is over. A guest could keep it full for
-    /// ever: the end of the run, a reset and the other queues get through.
-    fn serve(&self, index: usize) {
-        for turn in 0.. {
-            if turn == TURN && self.device.may_wait() {
-                self.notified.fetch_or(1 << index, Ordering::Release);
-                return;
-            }
+    /// Serves queue `index` for whoever has something for it, or room for what comes from it, and
+    /// has other things to do: until it is empty, or for a turn. False if it may not be empty.
+    pub fn serve_a_turn(&self, index: usize) -> bool {
+        self.serve(index, TURN)
+    }
+
+    /// The configuration space has changed: tells the driver that is at work.
+    pub fn config_changed(&self) {
+        // With the lock held: after a reset the line must stay as the reset left it.
+        let active = lock(&self.active);
+        if active.is_some() {
+            self.line.raise(CONFIG);
+        }
+    }
+
+    /// Serves queue `index` until it is empty, or `most` requests of it; false after so many. A
+    /// guest could keep it full for ever: the end of the run, a reset and the other queues get
+    /// through.
+    fn serve(&self, index: usize, most: usize) -> bool {
+        for _ in 0..most {
             let mut active = lock(&self.active);
             let served = active.as_mut().map(|active| self.step(active, index));
             match served {
@@ -228,15 +243,17 @@ impl Server {
                     *active = None;
                     self.device.stopped();
                     // With the lock held: after a reset the line must stay as the reset left it.
-                    return self.gave_up(&broken, true);
+                    self.gave_up(&broken, true);
+                    return true;
                 }
-                Some(Ok(false)) | None => return,
+                Some(Ok(false)) | None => return true,
             }
             drop(active);
             if self.resetting.load(Ordering::Acquire) || self.control.stopping() {
-                return;
+                return true;
             }
         }
+        false
     }
 
     /// Serves one request; false if there was none and the driver will notify of the next.
@@ -254,6 +271,7 @@ impl Server {
             return queue.ask_for_notifications(&self.memory);
         }
         let written = self.device.serve(&Request {
+            queue: index,
             features: active.features,
             chain: &active.chain,
             memory: &self.memory,

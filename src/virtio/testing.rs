@@ -80,6 +80,11 @@ pub(in crate::virtio) fn write(at: u64, len: u32) -> Part {
 
 impl Guest {
     pub(in crate::virtio) fn with(device: impl Device + 'static) -> Self {
+        Self::with_shared(Arc::new(device))
+    }
+
+    /// With a device that the test keeps a hand on.
+    pub(in crate::virtio) fn with_shared(device: Arc<dyn Device>) -> Self {
         let (ioapic, sent) = pin(VIRTIO_GSI);
         let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
         let control = Arc::new(Control::new().unwrap());
@@ -91,7 +96,7 @@ impl Guest {
             control: control.clone(),
             tell: |_| (),
         };
-        let attached = attach(vec![Arc::new(device)], &mut sockets).unwrap();
+        let attached = attach(vec![device], &mut sockets).unwrap();
         Self {
             bus,
             memory,

@@ -126,6 +126,17 @@ impl Terminal {
         std::thread::spawn(move || (&*master).write_all(&text));
     }
 
+    /// Makes the terminal's window another size, which the program is told by SIGWINCH.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&self.tty, size).unwrap();
+    }
+
     /// Looks away until the guard is dropped: what appears fills the terminal and then waits.
     pub(crate) fn look_away(&self) -> LookingAway {
         self.away.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The serial terminal: opened, made the controlling terminal, set up for the VMM at its other end.
+//! The terminal: opened, made the controlling terminal, set up for the VMM at its other end.
 
 use core::ffi::CStr;
 
@@ -81,7 +81,12 @@ fn set_modes(modes: &mut Termios, run: &RunFile) {
         Stdin::Tty => {}
         // Nobody types: an echo would only mix input into the output.
         Stdin::None => modes.local_modes -= LocalModes::ECHO,
-        Stdin::Pipe => set_binary_input(modes),
+        Stdin::Pipe => {
+            set_binary_input(modes);
+            // BREAK is marked, see `cottage_init::parmrk`.
+            modes.input_modes |= InputModes::PARMRK;
+        }
+        Stdin::Coded => set_binary_input(modes),
     }
     match run.stdout {
         Stdout::Tty => modes.output_modes |= OutputModes::OPOST | OutputModes::ONLCR,
@@ -93,11 +98,12 @@ fn set_modes(modes: &mut Termios, run: &RunFile) {
     }
 }
 
-/// Every byte passes as it is, and BREAK is marked (see [`cottage_init::parmrk`]).
+/// Every byte passes as it is.
 fn set_binary_input(modes: &mut Termios) {
     modes.input_modes -= InputModes::IGNBRK
         | InputModes::BRKINT
         | InputModes::IGNPAR
+        | InputModes::PARMRK
         | InputModes::INPCK
         | InputModes::ISTRIP
         | InputModes::INLCR
@@ -105,7 +111,6 @@ fn set_binary_input(modes: &mut Termios) {
         | InputModes::ICRNL
         | InputModes::IXON
         | InputModes::IXOFF;
-    modes.input_modes |= InputModes::PARMRK;
     modes.local_modes -= LocalModes::ICANON
         | LocalModes::ECHO
         | LocalModes::ECHONL

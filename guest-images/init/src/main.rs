@@ -1,6 +1,6 @@
 //! The first process of cottage's default guest.
 //!
-//! Runs one command, or a shell, on the serial console, and ends the virtual machine with that
+//! Runs one command, or a shell, on the console, and ends the virtual machine with that
 //! command's status. It is also `poweroff`, `reboot`, `halt`, `mark` and `vsock`. It has neither libc nor std: a
 //! small file is unpacked and started sooner, at every boot.
 //!
@@ -11,10 +11,12 @@
 
 /// File systems that programs expect.
 mod mounts;
-/// The serial terminal.
+/// The terminal.
 mod console;
 /// Network cards.
 mod network;
+/// Channels to programs of the host's.
+mod ports;
 /// The command or shell.
 mod child;
 /// Standard input from a file or pipe on the host.
@@ -69,9 +71,10 @@ fn boot(environment: Strings) -> ! {
 
     console::take(&run);
     network::set_up(&run);
+    ports::name(&run);
     let stdin = match run.stdin {
         Stdin::Tty => None,
-        Stdin::Pipe => relay::start(),
+        Stdin::Pipe | Stdin::Coded => relay::start(),
         Stdin::None => open(
             c"/dev/null",
             OFlags::RDONLY | OFlags::CLOEXEC,

@@ -3,8 +3,12 @@
 //! A serial line carries bytes and one thing that is not a byte: the BREAK condition. The VMM uses
 //! it for end-of-file, for then every byte value stays free for data. With PARMRK set a terminal
 //! delivers BREAK as `377 0 0` and the byte 377 as `377 377` (octal). See termios(3).
+//!
+//! A virtio console has no BREAK. There the VMM makes these marks, and one more, `377 1` for Ctrl-O,
+//! which some kernels take from a virtio console for themselves (`src/console/coding.rs`).
 
 const MARK: u8 = 0o377;
+const CTRL_O: u8 = 0o017;
 
 /// What one more byte read from the terminal completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,7 @@ impl Decoder {
     pub fn push(&mut self, byte: u8) -> Option<Event> {
         let (next, event) = match (self.state, byte) {
             (State::Data, MARK) => (State::AfterMark, None),
+            (State::AfterMark, 1) => (State::Data, Some(Event::Byte(CTRL_O))),
             (State::AfterMark, 0) => (State::AfterMarkAndZero, None),
             (State::AfterMarkAndZero, 0) => (State::Data, Some(Event::Break)),
             // Data as it is; 377 after its mark; or a byte that came with a parity or framing
@@ -84,6 +89,11 @@ mod tests {
             decode(&[255, 255, 255, 0, 0]),
             [Event::Byte(255), Event::Break]
         );
+    }
+
+    #[test]
+    fn mark_and_one_are_ctrl_o() {
+        assert_eq!(decode(&[255, 1, 1]), [Event::Byte(0o017), Event::Byte(1)]);
     }
 
     #[test]

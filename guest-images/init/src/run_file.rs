@@ -13,6 +13,8 @@ pub enum Stdin {
     Tty,
     /// Bytes from a file or pipe on the host, ended by a serial BREAK.
     Pipe,
+    /// The same through a console that has no BREAK: the VMM makes the marks of [`crate::parmrk`].
+    Coded,
     /// Nothing to read.
     None,
 }
@@ -92,6 +94,7 @@ impl<'a> RunFile<'a> {
         for (key, value) in entries(bytes) {
             match (key, value.to_bytes()) {
                 (b"stdin", b"pipe") => run.stdin = Stdin::Pipe,
+                (b"stdin", b"coded") => run.stdin = Stdin::Coded,
                 (b"stdin", b"none") => run.stdin = Stdin::None,
                 (b"stdout", b"pipe") => run.stdout = Stdout::Pipe,
                 (b"rows", digits) => run.rows = number(digits),
@@ -120,6 +123,11 @@ impl<'a> RunFile<'a> {
                 _ => None,
             }
         })
+    }
+
+    /// Names of ports that programs will look for.
+    pub fn ports(&self) -> impl Iterator<Item = &'a CStr> + use<'a> {
+        entries(self.bytes).filter_map(|(key, value)| (key == b"port").then_some(value))
     }
 
     /// The command and its arguments, in order; none asks for a shell.
@@ -203,6 +211,13 @@ mod tests {
             },
         ];
         assert!(run.network().eq(steps));
+    }
+
+    #[test]
+    fn coded_input_and_ports_are_read() {
+        let run = RunFile::parse(b"stdin=coded\0port=a\0arg=ls\0port=b\0");
+        assert_eq!(run.stdin, Stdin::Coded);
+        assert!(run.ports().eq([c"a", c"b"]));
     }
 
     #[test]

@@ -1,0 +1,272 @@
+//! The balloon: memory that the guest does without, and the host uses meanwhile.
+//!
+//! - **Reporting**: the guest names pages that are free anyway. The host takes them at once, and
+//!   gives zeroed ones when the guest touches them again. Nobody has to decide on a size.
+//! - **Inflating**: the guest is asked to take pages out of use, as many as `--balloon=SIZE` says,
+//!   and names them. It takes them back on its own when memory runs short (DEFLATE_ON_OOM).
+//!
+//! Nothing is unmapped: a page that is given back is RAM as before, and reads zeros. A guest that
+//! names pages it still uses loses what it had there, and nobody else does. Only whole pages go.
+//!
+//! Served on a thread of its own: a report of Linux's is up to 128 MiB, which takes the host's
+//! kernel longer than a vCPU should stand still.
+//!
+//! **Numbers of queues.** By 5.5.2 the reporting_vq is queue 4. Linux leaves out the queues of
+//! features that were not agreed on and takes the next number, 2, and all devices follow it. Since
+//! neither statistics nor hints are offered here, each of the queues 2 to 4 can only be this one.
+//!
+//! Source: `[virtio]` 1.2, section 5.5 "Traditional Memory Balloon Device".
+//! Read next: [`super::attach`].
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
+use vm_memory::GuestAddress;
+
+use super::{Broken, Device, Request, stream};
+
+/// VIRTIO_BALLOON_F_DEFLATE_ON_OOM, bit 2. `[virtio]` 5.5.3
+const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+/// VIRTIO_BALLOON_F_PAGE_REPORTING, bit 5. `[virtio]` 5.5.3
+const F_PAGE_REPORTING: u64 = 1 << 5;
+/// "inflateq". `[virtio]` 5.5.2
+const INFLATE: usize = 0;
+/// "deflateq". `[virtio]` 5.5.2
+const DEFLATE: usize = 1;
+/// Entries of each queue. Linux wants 32 for reports.
+const QUEUE: u16 = 64;
+/// The balloon counts in pages of 4 KiB. `[virtio]` 5.5.6
+const PAGE_SHIFT: u32 = 12;
+/// Most bytes of page numbers in one request; Linux has 1 KiB.
+const MAX_NUMBERS: usize = 64 << 10; // 64 KiB
+/// `actual`'s place in struct virtio_balloon_config, behind num_pages. `[virtio]` 5.5.4
+const ACTUAL: usize = 4;
+
+/// The balloon.
+#[derive(Debug)]
+pub struct Balloon {
+    /// How many pages the guest is asked for.
+    pages: u32,
+    /// How many it says that it gave.
+    actual: AtomicU32,
+}
+
+impl Balloon {
+    /// A balloon that is to have `bytes`.
+    pub fn new(bytes: u64) -> Self {
+        // 1 TiB, the most that a guest can have, is 2^28 pages.
+        let pages = u32::try_from(bytes >> PAGE_SHIFT).unwrap_or(u32::MAX);
+        let actual = AtomicU32::new(0);
+        Self { pages, actual }
+    }
+
+    /// Gives the pages to the host whose numbers `request` holds.
+    fn inflate(&self, request: &Request<'_>) -> Result<(), Broken> {
+        let mut bytes = Vec::new();
+        stream::collect(request, MAX_NUMBERS, &mut bytes)?;
+        let numbers = bytes.chunks_exact(4).filter_map(|n| n.first_chunk());
+        let mut numbers: Vec<_> = numbers.map(|n| u32::from_le_bytes(*n)).collect();
+        // Runs of pages become one call each.
+        numbers.sort_unstable();
+        for run in numbers.chunk_by(|a, b| b - a <= 1) {
+            if let (Some(first), Some(last)) = (run.first(), run.last()) {
+                let start = u64::from(*first) << PAGE_SHIFT;
+                let len = u64::from(last - first + 1) << PAGE_SHIFT;
+                // 5.5.6.2: the device may do without; pages that are no RAM are no page to give.
+                let _no_ram = request.memory.discard(GuestAddress(start), len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives free pages to the host.
+    fn take_report(request: &Request<'_>) -> Result<(), Broken> {
+        if !request.chain.readable.is_empty() {
+            return Err(Broken::Chain {
+                head: request.chain.head,
+                reason: "it has a part to read in the queue of free pages",
+            });
+        }
+        for part in &request.chain.writable {
+            // All of it is RAM, which was checked; so only the host's refusal is left, and then
+            // the page stays as it is.
+            let _kept = request.memory.discard(part.gpa, u64::from(part.len));
+        }
+        Ok(())
+    }
+}
+
+impl Device for Balloon {
+    fn name(&self) -> &'static str {
+        "virtio-balloon"
+    }
+
+    fn id(&self) -> u32 {
+        VIRTIO_ID_BALLOON
+    }
+
+    fn features(&self) -> u64 {
+        F_DEFLATE_ON_OOM | F_PAGE_REPORTING
+    }
+
+    fn queues(&self) -> &'static [u16] {
+        &[QUEUE; 5]
+    }
+
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let config = [self.pages, self.actual.load(Ordering::Relaxed)].map(u32::to_le_bytes);
+        let bytes = config.as_flattened().iter().skip(offset);
+        data.iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
+    }
+
+    fn write_config(&self, offset: usize, data: &[u8]) {
+        // 5.5.4: the driver keeps `actual` up to date, and writes nothing else.
+        if let (ACTUAL, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) {
+            self.actual
+                .store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn stopped(&self) {
+        self.actual.store(0, Ordering::Relaxed);
+    }
+
+    fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
+        match request.queue {
+            INFLATE => self.inflate(request)?,
+            // The pages are RAM as ever: the host gives new ones when they are touched.
+            DEFLATE => {}
+            _ => Self::take_report(request)?,
+        }
+        Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
+
+    use super::*;
+    use crate::virtio::testing::{Guest, Part, read, write};
+
+    const PAGE: u64 = 1 << PAGE_SHIFT;
+    /// The same, as a length.
+    const BYTES: usize = 1 << PAGE_SHIFT;
+
+    /// A guest whose pages 0x10 to 0x17 are full of sevens.
+    fn guest() -> Guest {
+        let guest = Guest::with(Balloon::new(3 * PAGE));
+        guest.store(0x10 * PAGE, &[7; 8 * BYTES]);
+        guest
+    }
+
+    /// Which of the pages 0x10 to 0x17 were given back: they read zeros.
+    fn given(guest: &Guest) -> Vec<u64> {
+        let pages = 0x10..0x18;
+        let is_zero = |page: &u64| guest.bytes(page * PAGE, BYTES) == [0; BYTES];
+        pages.filter(is_zero).collect()
+    }
+
+    /// Puts one request of `parts` into `queue` and waits for it.
+    fn put(guest: &Guest, queue: usize, parts: &[Part]) {
+        let mut driver = guest.driver();
+        driver.start_queue(queue, F_PAGE_REPORTING);
+        driver.put(parts);
+        assert_eq!(driver.done(), [(0, 0)]);
+    }
+
+    /// Inflates by pages of these numbers.
+    fn inflate(guest: &Guest, numbers: &[u32]) {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+        guest.store(0x8000, &bytes);
+        let len = u32::try_from(bytes.len()).unwrap();
+        put(guest, INFLATE, &[read(0x8000, len)]);
+    }
+
+    #[test]
+    fn virtio_5_5_4_configuration_tells_the_size_and_takes_the_actual_one() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start(0);
+        driver.set(VIRTIO_MMIO_CONFIG + 4, 2);
+        driver.set(VIRTIO_MMIO_CONFIG, 99);
+        let words = [0, 4, 8].map(|at| driver.get(VIRTIO_MMIO_CONFIG + at));
+        assert_eq!(words, [3, 2, 0]);
+    }
+
+    #[test]
+    fn virtio_5_5_6_inflated_pages_are_the_hosts() {
+        let guest = guest();
+        inflate(&guest, &[0x15, 0x11, 0x12, 0x12]);
+        assert_eq!(given(&guest), [0x11, 0x12, 0x15]);
+    }
+
+    #[test]
+    fn virtio_5_5_6_deflated_pages_stay_as_they_are() {
+        let guest = guest();
+        guest.store(0x8000, &0x11_u32.to_le_bytes());
+        put(&guest, DEFLATE, &[read(0x8000, 4)]);
+        assert!(given(&guest).is_empty());
+    }
+
+    #[test]
+    fn virtio_5_5_6_8_reported_pages_are_the_hosts() {
+        for queue in 2..5 {
+            let guest = guest();
+            let parts = [write(0x16 * PAGE, 4096), write(0x12 * PAGE, 8192)];
+            put(&guest, queue, &parts);
+            assert_eq!(given(&guest), [0x12, 0x13, 0x16], "queue {queue}");
+        }
+    }
+
+    #[test]
+    fn only_whole_pages_of_a_report_go() {
+        let guest = guest();
+        put(&guest, 2, &[write(0x11 * PAGE + 1, 2 * 4096)]);
+        assert_eq!(given(&guest), [0x12]);
+        put(&guest, 2, &[write(0x14 * PAGE + 1, 4094)]);
+        assert_eq!(given(&guest), [0x12]);
+    }
+
+    #[test]
+    fn pages_that_are_no_ram_are_passed_over() {
+        let guest = guest();
+        // The guest's 2 MiB end at 0x200; numbers up to the last one there can be.
+        inflate(&guest, &[0x14, 0x200, 0x201, u32::MAX - 1, u32::MAX]);
+        assert_eq!(given(&guest), [0x14]);
+    }
+
+    #[test]
+    fn more_numbers_than_any_driver_sends_need_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(INFLATE, 0);
+        driver.put(&[read(0x1_0000, 0x1_0004)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn report_outside_of_ram_needs_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(2, F_PAGE_REPORTING);
+        driver.put(&[write(0x1f_f000, 0x2000)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn report_with_a_part_to_read_needs_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(2, F_PAGE_REPORTING);
+        driver.put(&[read(0x11 * PAGE, 4096)]);
+        driver.expect_needs_reset();
+        assert!(given(&guest).is_empty());
+    }
+}
