@@ -9,7 +9,7 @@
 //! for it; connections, with those that only read on; the time a guest has to answer.
 //!
 //! Sockets and clocks only; what happens there is put down in [`Hub`].
-//! Read next: `crate::virtio::stream`.
+//! Read next: [`super::exchange`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;

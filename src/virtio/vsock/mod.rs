@@ -7,7 +7,8 @@
 //! - [`greeting`]: how a program of the host's says what it wants;
 //! - [`stream`]: a socket of the host's, and what waits to be written to it;
 //! - [`listener`]: the socket at PATH;
-//! - [`host`]: all sockets.
+//! - [`host`]: all sockets;
+//! - [`exchange`]: from a queue to a socket and back.
 //!
 //! ```text
 //!  guest ── transmit queue ──▶ serve() ──▶ Hub ──▶ Host ── write(2) ──▶ program
@@ -38,9 +39,9 @@ pub mod greeting;
 pub mod stream;
 pub mod listener;
 pub mod host;
+pub mod exchange;
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
@@ -53,11 +54,11 @@ use super::queue::Chain;
 use super::{Broken, Device, Inbox, Message, Request};
 use crate::config::vsock::Vsock as Config;
 use crate::memory::GuestMemory;
-use connection::{BUFFER, Heard, Key};
-use host::{Host, Watch};
-use hub::{Effect, Hub};
+use connection::BUFFER;
+use exchange::Exchange;
+use host::Watch;
 use listener::Listener;
-use packet::{HEADER, Header};
+use packet::HEADER;
 
 /// Number of the queue of buffers to be filled. `[virtio]` 5.10.2
 const RECEIVE: usize = 0;
@@ -67,8 +68,6 @@ const TRANSMIT: usize = 1;
 const QUEUES: [u16; 3] = [256, 256, 8];
 /// VIRTIO_VSOCK_F_STREAM: stream sockets, what there is. `[virtio]` 5.10.3
 const F_STREAM: u64 = 1 << 0;
-/// Bytes that are read from a program at once.
-const STAGE: usize = 64 << 10; // 64 KiB
 
 /// Why there is no socket device; each of these is the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -86,27 +85,7 @@ pub enum Error {
 pub struct Vsock {
     config: [u8; 8],
     wake: OwnedFd,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    hub: Hub,
-    host: Host,
-    /// A driver is at work.
-    active: bool,
-    /// The guest has given buffers.
-    listening: bool,
-    /// The guest's packets wait until it has fetched our answers.
-    stalled: bool,
-    /// The packet that waits for a buffer of the guest's.
-    packet: Option<Header>,
-    /// A program's bytes that wait for buffers, in `stage`.
-    staged: Option<(Key, Range<usize>)>,
-    /// Room for a header, and a program's bytes behind it.
-    stage: Vec<u8>,
-    /// The guest's packet last looked at.
-    received: Vec<u8>,
+    state: Mutex<Exchange>,
 }
 
 impl Vsock {
@@ -122,21 +101,11 @@ impl Vsock {
             // 5.10.4: the upper half is reserved, and zero.
             config: u64::from(config.cid).to_le_bytes(),
             wake,
-            state: Mutex::new(State {
-                hub: Hub::new(config.cid),
-                host: Host::new(listener),
-                active: false,
-                listening: false,
-                stalled: false,
-                packet: None,
-                staged: None,
-                stage: Vec::new(),
-                received: Vec::new(),
-            }),
+            state: Mutex::new(Exchange::new(config.cid, listener)),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Exchange> {
         // A poisoned lock means that a thread panicked, and a panic ends the process.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,93 +113,6 @@ impl Vsock {
     fn signal(&self) {
         // The only failure is a counter at its limit of 2^64 - 2: then it is awake anyway.
         let _awake_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-}
-
-impl State {
-    /// The queues to look at now, a bit each.
-    fn work(&mut self) -> u32 {
-        let waiting = self.packet.is_some() || self.staged.is_some();
-        let mut queues = 0;
-        if self.listening && (waiting || self.hub.has_packet() || self.host.is_readable()) {
-            queues |= 1 << RECEIVE;
-        }
-        if self.stalled && self.hub.has_room() {
-            self.stalled = false;
-            queues |= 1 << TRANSMIT;
-        }
-        queues
-    }
-
-    /// Takes in the packet in `received`.
-    fn take_in(&mut self, head: u16) -> Result<(), Broken> {
-        let wrong = |reason| Broken::Chain { head, reason };
-        let (header, payload) = self
-            .received
-            .split_first_chunk::<HEADER>()
-            .ok_or(wrong("it is shorter than a packet's header"))?;
-        let header = Header::from_bytes(header);
-        match self.hub.receive(&header) {
-            Effect::Nothing => {}
-            Effect::Call(key) if self.host.call(&self.hub, key) => self.hub.open(key, &header),
-            Effect::Call(_) => self.hub.refuse(&header),
-            Effect::Heard(key, Heard::Data(len)) => {
-                let payload = payload.get(..len as usize);
-                let payload = payload.ok_or(wrong("its packet says to be longer than it is"))?;
-                self.host.give(&mut self.hub, key, payload);
-            }
-            Effect::Heard(key, heard) => self.heard(key, heard),
-        }
-        Ok(())
-    }
-
-    fn heard(&mut self, key: Key, heard: Heard) {
-        match heard {
-            Heard::Nothing | Heard::Data(_) => {}
-            Heard::Answered => self.host.answer(&mut self.hub, key),
-            Heard::Shut(ways) => self.host.guest_shuts(key, ways),
-            Heard::Finished => self.host.finish(key),
-            Heard::Broken => self.host.close(key),
-        }
-        self.unstage();
-    }
-
-    /// Throws away what nobody listens for any more.
-    fn unstage(&mut self) {
-        let hub = &self.hub;
-        self.staged.take_if(|(key, _)| !hub.has_listener(*key));
-    }
-
-    /// Reads what a program has sent, if there is room in the guest.
-    fn fetch_bytes(&mut self) {
-        let place = self.stage.get_mut(HEADER..).unwrap_or(&mut []);
-        let read = self.host.read(&mut self.hub, place);
-        self.staged = read.map(|(key, len)| (key, HEADER..HEADER + len));
-    }
-
-    /// The next packet, as it travels, for a buffer of `room` bytes: the range of `stage`.
-    fn next_packet(&mut self, room: usize) -> Option<Range<usize>> {
-        let (header, start, end) = if let Some(header) = self.packet.take() {
-            // In front of what is staged, as below: there is always room for a header.
-            let start = self
-                .staged
-                .as_ref()
-                .map_or(HEADER, |(_, bytes)| bytes.start);
-            (header, start, start)
-        } else {
-            let (key, bytes) = self.staged.take()?;
-            let end = bytes.end.min(bytes.start + room.saturating_sub(HEADER));
-            let len = u32::try_from(end - bytes.start).unwrap_or(0);
-            let header = self.hub.data(key, len)?;
-            if end < bytes.end {
-                self.staged = Some((key, end..bytes.end));
-            }
-            (header, bytes.start, end)
-        };
-        let from = start - HEADER;
-        let place = self.stage.get_mut(from..start)?;
-        place.copy_from_slice(&header.to_bytes());
-        Some(from..end)
     }
 }
 
@@ -260,19 +142,12 @@ impl Device for Vsock {
     }
 
     fn started(&self, _features: u64) {
-        let mut state = self.lock();
-        state.active = true;
-        state.stage.resize(HEADER + STAGE, 0);
+        self.lock().start();
     }
 
     /// A driver that is gone has no connections: their programs find them closed.
     fn stopped(&self) {
-        let mut state = self.lock();
-        state.hub.clear();
-        state.host.clear();
-        (state.active, state.listening, state.stalled) = (false, false, false);
-        (state.packet, state.staged) = (None, None);
-        drop(state);
+        self.lock().stop();
         // The thread may hold the sockets in poll(2).
         self.signal();
     }
@@ -425,5 +300,7 @@ fn time_until(then: Instant) -> Timespec {
     }
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
