@@ -207,6 +207,12 @@ pub struct MachineArgs {
     #[arg(long, value_name = "tap=NAME|user[,OPTION...]")]
     pub net: Vec<OsString>,
 
+    /// Share a folder of the host's with the guest (virtio-fs); can be repeated. Our init mounts it
+    /// at /mnt/TAG, or at PATH; elsewhere: mount -t virtiofs TAG DIR. ro: the guest only reads; a
+    /// comma in HOSTDIR is written twice
+    #[arg(long, value_name = "HOSTDIR:TAG[,ro][,at=PATH]")]
+    pub share: Vec<OsString>,
+
     /// Give the guest a virtio source of random numbers: the host's
     #[arg(long)]
     pub rng: bool,
@@ -286,6 +292,9 @@ impl MachineArgs {
         }
         for net in &self.net {
             flag("--net", Some(net));
+        }
+        for share in &self.share {
+            flag("--share", Some(share));
         }
         flag("--debug-exit", self.debug_exit.as_deref().map(OsStr::new));
         if self.rng {

@@ -140,6 +140,7 @@ fn load_initramfs(
     let request = guest_request::request(
         &config.command,
         &config.nets,
+        &config.shares,
         &HostConsole::of_this_process(),
     );
     let mut archive = Initramfs::new();

@@ -148,7 +148,7 @@ fn parse(value: &OsStr, number: usize) -> Result<Disk, Error> {
 }
 
 /// Splits at single commas; two are one that belongs to the word.
-fn split(value: &OsStr) -> Vec<OsString> {
+pub(super) fn split(value: &OsStr) -> Vec<OsString> {
     let mut words = vec![Vec::new()];
     let mut bytes = value.as_bytes().iter().peekable();
     while let Some(byte) = bytes.next() {

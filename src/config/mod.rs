@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod net;
+pub mod share;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -18,6 +19,7 @@ use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
 use net::{Address, Net};
+use share::Share;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -68,6 +70,9 @@ pub enum Error {
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// A `--share` is none.
+    #[error(transparent)]
+    Share(#[from] share::Error),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -75,7 +80,9 @@ pub enum Error {
     )]
     NobodySetsAddress(String),
     /// More devices than there are places for.
-    #[error("--disk, --net and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}")]
+    #[error(
+        "--disk, --net, --share and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
+    )]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
     #[error("{flag} {value:?} is not UTF-8 text, which cottage takes a kernel command line to be")]
@@ -138,6 +145,8 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// Its network cards.
     pub nets: Vec<Net>,
+    /// Its shared folders.
+    pub shares: Vec<Share>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
     /// The port that ends the run.
@@ -189,6 +198,7 @@ impl VmConfig {
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
             nets: net::parse_all(&args.net)?,
+            shares: share::parse_all(&args.share)?,
             rng: args.rng,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
@@ -210,6 +220,9 @@ impl VmConfig {
                 _ => {}
             }
         }
+        if foreign {
+            share::check_places(&self.shares)?;
+        }
         match self.virtio_devices() {
             count if count > VIRTIO_SLOTS as usize => Err(Error::TooManyDevices(count)),
             _ => Ok(()),
@@ -218,7 +231,7 @@ impl VmConfig {
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        self.disks.len() + self.nets.len() + usize::from(self.rng)
+        self.disks.len() + self.nets.len() + self.shares.len() + usize::from(self.rng)
     }
 }
 

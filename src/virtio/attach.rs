@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::Device;
 use super::blk::{Blk, image};
+use super::fs::{SharedFolder, folder};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
@@ -33,6 +34,9 @@ pub enum Error {
     /// A network card.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] folder::Error),
 }
 
 /// What devices are attached to.
@@ -77,7 +81,7 @@ pub fn attach(
 /// The devices that `config` asks for, in the order in which the guest finds them.
 ///
 /// # Errors
-/// [`Error`] for a disk or a network that cannot be used.
+/// [`Error`] for a disk, a network or a folder that cannot be used.
 pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
     for disk in &config.disks {
@@ -85,6 +89,9 @@ pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, E
     }
     for net in &config.nets {
         devices.push(Arc::new(Card::open(net, tell)?));
+    }
+    for share in &config.shares {
+        devices.push(Arc::new(SharedFolder::open(share, config.shares.len())?));
     }
     if config.rng {
         devices.push(Arc::new(Rng));

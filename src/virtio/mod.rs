@@ -17,6 +17,7 @@
 //! - [`rng`]: random numbers, the smallest device;
 //! - [`blk`]: disks, from files and block devices;
 //! - [`net`]: network cards, to tap devices and passt;
+//! - [`fs`]: folders of the host's;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -36,6 +37,7 @@ pub mod interrupt;
 pub mod rng;
 pub mod blk;
 pub mod net;
+pub mod fs;
 pub mod attach;
 
 #[cfg(test)]
