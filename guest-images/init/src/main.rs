@@ -64,6 +64,7 @@ fn boot(environment: Strings) -> ! {
 
     console::take(&run);
     network::set_up(&run);
+    mounts::mount_shares(&run);
     let stdin = match run.stdin {
         Stdin::Tty => None,
         Stdin::Pipe => relay::start(),

@@ -55,6 +55,17 @@ pub enum NetworkStep<'a> {
     },
 }
 
+/// A folder of the host's to mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share<'a> {
+    /// What the host calls it.
+    pub tag: &'a CStr,
+    /// Where it goes.
+    pub at: &'a CStr,
+    /// Whether it can only be read. The host sees to that; here it is for `mount` to show.
+    pub read_only: bool,
+}
+
 /// The parsed file; values borrow from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RunFile<'a> {
@@ -119,6 +130,27 @@ impl<'a> RunFile<'a> {
                 b"dhcp" => Some(NetworkStep::Dhcp { card }),
                 _ => None,
             }
+        })
+    }
+
+    /// The folders to mount, in order. `at` is the last of what is said of one.
+    pub fn shares(&self) -> impl Iterator<Item = Share<'a>> + use<'a> {
+        let mut tag = None;
+        let mut read_only = false;
+        entries(self.bytes).filter_map(move |(key, value)| {
+            match key {
+                b"share" => (tag, read_only) = (Some(value), false),
+                b"ro" => read_only = true,
+                b"at" => {
+                    return tag.take().map(|tag| Share {
+                        tag,
+                        at: value,
+                        read_only,
+                    });
+                }
+                _ => {}
+            }
+            None
         })
     }
 
@@ -203,6 +235,16 @@ mod tests {
             },
         ];
         assert!(run.network().eq(steps));
+    }
+
+    #[test]
+    fn each_folder_has_its_place_and_rights() {
+        let run = RunFile::parse(
+            b"at=/nowhere\0share=a\0ro=yes\0at=/mnt/a\0share=b\0at=/x y\0at=/z\0arg=ls\0share=c\0",
+        );
+        let share = |tag, at, read_only| Share { tag, at, read_only };
+        let shares = [share(c"a", c"/mnt/a", true), share(c"b", c"/x y", false)];
+        assert!(run.shares().eq(shares));
     }
 
     #[test]
