@@ -6,6 +6,7 @@
 
 pub mod disk;
 pub mod net;
+pub mod pmem;
 pub mod share;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
 use net::{Address, Net};
+use pmem::Pmem;
 use share::Share;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -70,6 +72,9 @@ pub enum Error {
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// A `--pmem` is none.
+    #[error(transparent)]
+    Pmem(#[from] pmem::Error),
     /// A `--share` is none.
     #[error(transparent)]
     Share(#[from] share::Error),
@@ -81,7 +86,7 @@ pub enum Error {
     NobodySetsAddress(String),
     /// More devices than there are places for.
     #[error(
-        "--disk, --net, --share and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
+        "--disk, --net, --share, --pmem and --rng ask for {0} virtio devices: a guest can have {VIRTIO_SLOTS}"
     )]
     TooManyDevices(usize),
     /// A part of the kernel command line is not UTF-8.
@@ -147,6 +152,8 @@ pub struct VmConfig {
     pub nets: Vec<Net>,
     /// Its shared folders.
     pub shares: Vec<Share>,
+    /// Files to map into its memory.
+    pub pmems: Vec<Pmem>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
     /// The port that ends the run.
@@ -199,6 +206,7 @@ impl VmConfig {
             disks: disk::parse_all(&args.disk)?,
             nets: net::parse_all(&args.net)?,
             shares: share::parse_all(&args.share)?,
+            pmems: pmem::parse_all(&args.pmem)?,
             rng: args.rng,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
@@ -231,7 +239,8 @@ impl VmConfig {
 
     /// How many virtio devices there are.
     pub fn virtio_devices(&self) -> usize {
-        self.disks.len() + self.nets.len() + self.shares.len() + usize::from(self.rng)
+        let named = self.disks.len() + self.nets.len() + self.shares.len() + self.pmems.len();
+        named + usize::from(self.rng)
     }
 }
 

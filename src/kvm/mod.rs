@@ -17,17 +17,20 @@
 pub mod exit;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
-    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, Msrs,
+    kvm_enable_cap, kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
+use crate::memory::guest::RamRange;
 use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS, max_memory};
+use crate::memory::mapped::MappedFile;
 
 pub use exit::{VmExit, internal_error_name};
 
@@ -73,6 +76,19 @@ pub enum Error {
         bits: u32,
         /// The most that lies below its end.
         max_mib: u64,
+    },
+    /// A file would end above the last address.
+    #[error(
+        "--pmem {path:?} would end at {end:#x}, and this host's processor has {bits} bits of physical \
+         address"
+    )]
+    FileBeyond {
+        /// The file.
+        path: PathBuf,
+        /// Its end in guest memory.
+        end: u64,
+        /// Width of a physical address.
+        bits: u32,
     },
 }
 
@@ -130,7 +146,8 @@ impl Kvm {
     /// The host's refusal; EBUSY means another hypervisor holds the processor.
     pub fn create_vm(&self, memory: Arc<GuestMemory>) -> Result<Vm, Error> {
         let fd = self.fd.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        Ok(Vm { fd, memory })
+        let files = Vec::new();
+        Ok(Vm { fd, memory, files })
     }
 
     /// What KVM can offer a guest as CPUID.
@@ -156,9 +173,18 @@ pub struct Vm {
     fd: VmFd,
     /// Dropped after `fd`: the guest must be gone before its memory.
     memory: Arc<GuestMemory>,
+    /// Likewise.
+    files: Vec<Arc<MappedFile>>,
 }
 
 impl Vm {
+    /// Adds files that the guest will have beside its RAM.
+    #[must_use]
+    pub fn with_files(mut self, files: Vec<Arc<MappedFile>>) -> Self {
+        self.files = files;
+        self
+    }
+
     /// Succeeds if a processor with `bits` of physical address reaches all of guest RAM.
     ///
     /// KVM may take a memory slot at any address; the guest would then fault on it.
@@ -174,26 +200,47 @@ impl Vm {
                 max_mib: max >> 20,
             });
         }
-        Ok(())
+        let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+        let beyond = |file: &&Arc<MappedFile>| file.end() > end;
+        match self.files.iter().find(beyond) {
+            Some(file) => Err(Error::FileBeyond {
+                path: file.path().to_owned(),
+                end: file.end(),
+                bits,
+            }),
+            None => Ok(()),
+        }
     }
 
-    /// Lends guest RAM to the VM, a memory slot a range.
+    /// Lends guest RAM and files to the VM, a memory slot a range.
     ///
     /// # Errors
     /// The host's refusal, with the range.
     pub fn give_memory(&self) -> Result<(), Error> {
-        for (slot, range) in (0_u32..).zip(self.memory.ram()) {
+        let ram = self.memory.ram().into_iter().map(|range| (range, 0));
+        let files = self.files.iter().map(|file| {
+            let range = RamRange {
+                start: file.start(),
+                len: file.len(),
+                host: file.host(),
+            };
+            // What a guest writes there all the same is an exit, and no device answers.
+            let flags = if file.writable() { 0 } else { KVM_MEM_READONLY };
+            (range, flags)
+        });
+        for (slot, (range, flags)) in (0_u32..).zip(ram.chain(files)) {
             let region = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: range.start.0,
                 memory_size: range.len,
                 userspace_addr: range.host,
             };
-            // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory made it. 2. The
-            // mapping outlives the VM: Vm owns a share of it and closes `fd` first, and a Vcpu,
-            // whose descriptor keeps the kernel's VM alive too, owns a share of its Vm. 3. Nobody
-            // holds a Rust reference into guest RAM; all access is by volatile copies.
+            // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory or MappedFile made
+            // it, and a slot that is not read-only is mapped writable. 2. The mapping outlives the
+            // VM: Vm owns a share of it and closes `fd` first, and a Vcpu, whose descriptor keeps
+            // the kernel's VM alive too, owns a share of its Vm. 3. Nobody holds a Rust reference
+            // into guest RAM or the files; all access is by volatile copies.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(failed_at(
                 "KVM_SET_USER_MEMORY_REGION",
                 format!(" for {:#x} bytes at {:#x}", range.len, range.start.0),

@@ -15,6 +15,7 @@ use super::fs::{SharedFolder, folder};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
+use super::pmem::Pmem;
 use super::rng::Rng;
 use super::server::Server;
 use crate::bus::{MmioBus, Overlap};
@@ -23,6 +24,7 @@ use crate::control::Control;
 use crate::devices::ioapic::IoApic;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI, VIRTIO_WINDOW_SIZE};
+use crate::memory::mapped::MappedFile;
 use crate::platform::acpi;
 
 /// Why a device cannot be had; the user's to mend.
@@ -78,11 +80,15 @@ pub fn attach(
     Ok(attached)
 }
 
-/// The devices that `config` asks for, in the order in which the guest finds them.
+/// The devices that `config` asks for, with `files` mapped for it, in the order in which the guest finds them.
 ///
 /// # Errors
 /// [`Error`] for a disk, a network or a folder that cannot be used.
-pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, Error> {
+pub fn open(
+    config: &VmConfig,
+    files: &[Arc<MappedFile>],
+    tell: fn(&str),
+) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
     for disk in &config.disks {
         devices.push(Arc::new(Blk::open(disk, tell)?));
@@ -92,6 +98,9 @@ pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, E
     }
     for share in &config.shares {
         devices.push(Arc::new(SharedFolder::open(share, config.shares.len())?));
+    }
+    for file in files {
+        devices.push(Arc::new(Pmem::new(file.clone(), tell)));
     }
     if config.rng {
         devices.push(Arc::new(Rng));

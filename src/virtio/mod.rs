@@ -18,6 +18,7 @@
 //! - [`blk`]: disks, from files and block devices;
 //! - [`net`]: network cards, to tap devices and passt;
 //! - [`fs`]: folders of the host's;
+//! - [`pmem`]: files that are memory;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -38,6 +39,7 @@ pub mod rng;
 pub mod blk;
 pub mod net;
 pub mod fs;
+pub mod pmem;
 pub mod attach;
 
 #[cfg(test)]

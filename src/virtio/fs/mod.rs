@@ -1,10 +1,10 @@
 //! The shared folder: virtio-fs, which is FUSE over virtqueues.
 //!
-//! - [`wire`]: requests and answers as bytes;
-//! - [`folder`]: the host's folder and the only ways into it;
-//! - [`table`]: what the guest holds, with a limit;
-//! - [`session`]: names;
-//! - [`contents`]: what is in files and directories.
+//! - [`wire`] for requests and answers as bytes;
+//! - [`folder`] for the host's folder and the only ways into it;
+//! - [`table`] for what the guest holds, with a limit;
+//! - [`session`] for names;
+//! - [`contents`] for what is in files and directories.
 //!
 //! ```text
 //!  guest:  open("/mnt/TAG/a/b") ─▶ VFS ─▶ FUSE ─▶ LOOKUP a, LOOKUP b, OPEN, READ ... ─▶ queue 1
