@@ -7,7 +7,7 @@
 //! host that finds the end of the file, so that guests that share a folder can append to one file.
 //!
 //! Source: `[fuse]`; for what Linux sends, `fs/fuse/file.c` and `fs/fuse/readdir.c`, v6.12.
-//! Read next: [`crate::virtio::attach`].
+//! Read next: [`crate::virtio::pmem`].
 
 use std::ffi::CStr;
 use std::fs::File;
