@@ -6,8 +6,8 @@
 
 pub mod disk;
 pub mod net;
-pub mod pmem;
 pub mod share;
+pub mod pmem;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -8,28 +8,28 @@
 //! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
 //! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12.
-//! Read next: [`exit`], then [`crate::memory`].
+//! Read next: [`exit`].
 #![expect(
     unsafe_code,
     reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest"
 )]
 
 pub mod exit;
+pub mod slots;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, Msrs,
-    kvm_enable_cap, kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
+    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
-use crate::memory::guest::RamRange;
-use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS, max_memory};
+use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::mapped::MappedFile;
 
 pub use exit::{VmExit, internal_error_name};
@@ -178,57 +178,12 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Adds files that the guest will have beside its RAM.
-    #[must_use]
-    pub fn with_files(mut self, files: Vec<Arc<MappedFile>>) -> Self {
-        self.files = files;
-        self
-    }
-
-    /// Succeeds if a processor with `bits` of physical address reaches all of guest RAM.
-    ///
-    /// KVM may take a memory slot at any address; the guest would then fault on it.
-    ///
-    /// # Errors
-    /// [`Error::TooMuchMemory`] with all three numbers.
-    pub fn check_memory(&self, bits: u32) -> Result<(), Error> {
-        let (wanted, max) = (self.memory.size(), max_memory(bits));
-        if wanted > max {
-            return Err(Error::TooMuchMemory {
-                wanted_mib: wanted >> 20,
-                bits,
-                max_mib: max >> 20,
-            });
-        }
-        let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
-        let beyond = |file: &&Arc<MappedFile>| file.end() > end;
-        match self.files.iter().find(beyond) {
-            Some(file) => Err(Error::FileBeyond {
-                path: file.path().to_owned(),
-                end: file.end(),
-                bits,
-            }),
-            None => Ok(()),
-        }
-    }
-
     /// Lends guest RAM and files to the VM, a memory slot a range.
     ///
     /// # Errors
     /// The host's refusal, with the range.
     pub fn give_memory(&self) -> Result<(), Error> {
-        let ram = self.memory.ram().into_iter().map(|range| (range, 0));
-        let files = self.files.iter().map(|file| {
-            let range = RamRange {
-                start: file.start(),
-                len: file.len(),
-                host: file.host(),
-            };
-            // What a guest writes there all the same is an exit, and no device answers.
-            let flags = if file.writable() { 0 } else { KVM_MEM_READONLY };
-            (range, flags)
-        });
-        for (slot, (range, flags)) in (0_u32..).zip(ram.chain(files)) {
+        for (slot, (range, flags)) in (0_u32..).zip(self.slots()) {
             let region = kvm_userspace_memory_region {
                 slot,
                 flags,

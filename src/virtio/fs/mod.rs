@@ -30,6 +30,8 @@ pub mod session;
 pub mod contents;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
