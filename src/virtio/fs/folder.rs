@@ -32,6 +32,8 @@ use rustix::process::{getegid, geteuid};
 /// Bits of a mode that a guest can set. Not set-user-id and set-group-id: the file would be the
 /// user's own on the host, and run with the user's rights for whoever starts it there.
 const MODE_BITS: u32 = 0o1777;
+/// Set-user-id and set-group-id.
+const SET_ID_BITS: u32 = 0o6000;
 /// The owner "somebody else", as user namespaces show it.
 const NOBODY: u32 = 65_534;
 /// The guest's root, and the host's.
@@ -185,8 +187,13 @@ impl Folder {
     /// file or a directory: anything else could block or be a device.
     ///
     /// # Errors
-    /// The host's.
+    /// The host's; EPERM for writing to a file that runs with its owner's rights. Linux takes the bits
+    /// away from such a file when it is written, but not if root writes, as who cottage may be.
     pub fn reopen(&self, file: impl AsFd, flags: OFlags) -> Result<File, Errno> {
+        let writes = flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if writes && fstat(&file)?.st_mode & SET_ID_BITS != 0 {
+            return Err(Errno::PERM);
+        }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let name = name_of(&file);
         openat(&self.descriptors, name, flags, Mode::empty()).map(File::from)

@@ -172,6 +172,24 @@ fn created_file_has_the_mode_asked_for_less_set_user_id() {
 }
 
 #[test]
+fn set_user_id_program_is_not_opened_for_writing() {
+    let scratch = scratch();
+    let mode = PermissionsExt::from_mode(0o4755);
+    fs::set_permissions(scratch.path("in/file"), mode).unwrap();
+    let guest = Guest::with(device(&scratch, false, 100));
+    let mut fuse = Fuse::new(&guest);
+    let file = fuse.look_up(ROOT, "file").unwrap();
+    for flags in [WRONLY, RDWR, RDONLY | 0o1000] {
+        assert_eq!(fuse.open(file, flags), Err(Errno::PERM));
+    }
+    let mut args = Body::default().u32s(&[wire::SET_SIZE, 0]).0;
+    args.resize(88, 0);
+    assert_eq!(fuse.ask(SETATTR, file, &args), Err(Errno::PERM));
+    assert!(fuse.open(file, RDONLY).is_ok());
+    assert_eq!(fs::read(scratch.path("in/file")).unwrap(), b"content");
+}
+
+#[test]
 fn read_only_folder_refuses_every_change() {
     let scratch = scratch();
     let guest = Guest::with(device(&scratch, true, 100));
