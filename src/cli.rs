@@ -208,6 +208,18 @@ pub struct MachineArgs {
     #[arg(long, value_name = "tap=NAME|user[,OPTION...]")]
     pub net: Vec<OsString>,
 
+    /// Share a folder of the host's with the guest (virtio-fs); can be repeated. Our init mounts it
+    /// at /mnt/TAG, or at PATH; elsewhere: mount -t virtiofs TAG DIR. ro: the guest only reads; a
+    /// comma in HOSTDIR is written twice
+    #[arg(long, value_name = "HOSTDIR:TAG[,ro][,at=PATH]")]
+    pub share: Vec<OsString>,
+
+    /// Map a file into the guest's memory (virtio-pmem), where it is /dev/pmem0; can be repeated.
+    /// ro: the guest only reads, and machines with the same FILE share its pages (the default); rw:
+    /// what it writes goes to FILE; a comma in FILE is written twice
+    #[arg(long, value_name = "FILE[,ro|,rw]")]
+    pub pmem: Vec<OsString>,
+
     /// Give the guest a virtio source of random numbers: the host's
     #[arg(long)]
     pub rng: bool,
@@ -306,6 +318,12 @@ impl MachineArgs {
         }
         for net in &self.net {
             flag("--net", Some(net));
+        }
+        for share in &self.share {
+            flag("--share", Some(share));
+        }
+        for pmem in &self.pmem {
+            flag("--pmem", Some(pmem));
         }
         flag("--debug-exit", self.debug_exit.as_deref().map(OsStr::new));
         flag("--console", Some(OsStr::new(self.console.word())));

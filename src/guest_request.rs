@@ -12,8 +12,11 @@
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
 //! Read next: [`crate::vcpu`].
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::config::net::{Address, Net};
 use crate::config::port::Port;
+use crate::config::share::Share;
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -64,8 +67,13 @@ impl HostConsole {
 /// The request file: NUL-terminated `key=value` strings, `arg` once a word.
 ///
 /// A `nic` begins what is said of one network card; the kernel calls them eth0, eth1 and so on, in
-/// the order in which it finds the devices.
-pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<u8> {
+/// the order in which it finds the devices. A `share` begins what is said of one folder.
+pub fn request(
+    command: &[Vec<u8>],
+    nets: &[Net],
+    shares: &[Share],
+    console: &HostConsole,
+) -> Vec<u8> {
     let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
         format!("stdin={}", if console.coded { "coded" } else { kind }),
@@ -94,6 +102,15 @@ pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<
         .flat_map(|r| [r.into_bytes(), vec![0]])
         .flatten()
         .collect();
+    for share in shares {
+        file.extend(format!("share={}\0", share.tag).bytes());
+        if share.read_only {
+            file.extend_from_slice(b"ro=yes\0");
+        }
+        file.extend_from_slice(b"at=");
+        file.extend_from_slice(share.place().as_bytes());
+        file.push(0);
+    }
     for word in command {
         file.extend_from_slice(b"arg=");
         file.extend_from_slice(word);
@@ -120,7 +137,7 @@ mod tests {
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
-        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &[], &console);
+        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &[], &[], &console);
         let text = String::from_utf8(file).unwrap();
         assert_eq!(
             text,
@@ -137,7 +154,7 @@ mod tests {
             window: None,
             term: None,
         };
-        let text = String::from_utf8(request(&[], &[], &console)).unwrap();
+        let text = String::from_utf8(request(&[], &[], &[], &console)).unwrap();
         assert_eq!(text, "stdin=coded\0stdout=pipe\0hostname=cottage\0");
     }
 
@@ -157,11 +174,29 @@ mod tests {
             window: None,
             term: None,
         };
-        let text = String::from_utf8(request(&[], &nets, &console)).unwrap();
+        let text = String::from_utf8(request(&[], &nets, &[], &console)).unwrap();
         assert_eq!(
             text,
             "stdin=tty\0stdout=tty\0hostname=cottage\0nic=eth0\0dhcp=yes\0nic=eth1\0\
              nic=eth2\0ip=10.0.0.2/24\0gw=10.0.0.1\0"
+        );
+    }
+
+    #[test]
+    fn request_says_where_each_folder_goes() {
+        let shares = ["a:src", "b:tools,ro,at=/opt/b b"].map(Into::into);
+        let shares = crate::config::share::parse_all(&shares).unwrap();
+        let console = HostConsole {
+            interactive: true,
+            coded: false,
+            window: None,
+            term: None,
+        };
+        let file = request(&[b"ls".to_vec()], &[], &shares, &console);
+        assert_eq!(
+            String::from_utf8(file).unwrap(),
+            "stdin=tty\0stdout=tty\0hostname=cottage\0share=src\0at=/mnt/src\0\
+             share=tools\0ro=yes\0at=/opt/b b\0arg=ls\0"
         );
     }
 }

@@ -131,6 +131,7 @@ fn load_initramfs(
     let mut request = guest_request::request(
         &config.command,
         &config.nets,
+        &config.shares,
         &HostConsole::of_this_process(config.virtio_console),
     );
     request.extend(guest_request::request_ports(&config.ports));

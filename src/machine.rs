@@ -71,6 +71,9 @@ pub enum Error {
     /// A disk or network cannot be used; the user's to mend.
     #[error(transparent)]
     Device(#[from] attach::Error),
+    /// A file cannot be memory; the user's to mend.
+    #[error(transparent)]
+    Pmem(#[from] memory::mapped::Error),
     /// Guest memory could not be had.
     #[error(transparent)]
     Memory(#[from] memory::guest::Error),
@@ -107,9 +110,12 @@ impl Error {
         match self {
             Self::Loading(_)
             | Self::Device(_)
-            | Self::Kvm(kvm::Error::TooManyVcpus { .. } | kvm::Error::TooMuchMemory { .. }) => {
-                USER_ERROR
-            }
+            | Self::Pmem(_)
+            | Self::Kvm(
+                kvm::Error::TooManyVcpus { .. }
+                | kvm::Error::TooMuchMemory { .. }
+                | kvm::Error::FileBeyond { .. },
+            ) => USER_ERROR,
             _ => VMM_FAILURE,
         }
     }
@@ -121,15 +127,19 @@ impl Machine {
     /// # Errors
     /// [`Error`], before anything has run.
     pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
-        // 1. Disks and networks, which may be refused; memory, and what the guest finds in it.
-        let devices = attach::open(config, say)?;
+        // 1. Files, disks and networks, which may be refused; memory, and what the guest finds in it.
+        let files = memory::mapped::map_all(&config.pmems, config.memory)?;
+        let devices = attach::open(config, &files, say)?;
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
         // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
         let (entry, made) = while_filling(&memory, config, timeline, || {
             let kvm = Kvm::open()?;
             timeline.note(Stage::KvmOpened);
-            let vm = make_vm(&kvm, config, &memory, timeline)?;
+            kvm.check_vcpus(config.vcpus)?;
+            let vm = kvm.create_vm(memory.clone())?.with_files(files);
+            timeline.note(Stage::VmCreated);
+            let vm = make_vm(&kvm, vm, timeline)?;
             let processors = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
             Ok::<_, kvm::Error>((vm, processors))
         })?;
@@ -283,16 +293,8 @@ fn while_filling<T>(
     })
 }
 
-/// The VM with its memory and local APICs.
-fn make_vm(
-    kvm: &Kvm,
-    config: &VmConfig,
-    memory: &Arc<GuestMemory>,
-    timeline: &Timeline,
-) -> Result<Arc<Vm>, kvm::Error> {
-    kvm.check_vcpus(config.vcpus)?;
-    let vm = kvm.create_vm(memory.clone())?;
-    timeline.note(Stage::VmCreated);
+/// Gives the VM its memory and local APICs.
+fn make_vm(kvm: &Kvm, vm: Vm, timeline: &Timeline) -> Result<Arc<Vm>, kvm::Error> {
     vm.give_memory().or_else(|refused| {
         // Linux 6.1 refuses a slot beyond the processor's addresses by a bare EINVAL. Where KVM takes
         // it, make_vcpus finds out.

@@ -223,6 +223,8 @@ fn constants() -> BTreeMap<String, u64> {
         IOAPIC_PINS,
         MIN_MEMORY,
         MAX_MEMORY,
+        PMEM_START_ALIGN,
+        PMEM_SIZE_ALIGN,
     ]
 }
 

@@ -281,6 +281,84 @@ fn negative_processors_are_refused() {
 
 // ---- disks ------------------------------------------------------------------------------------
 
+#[test]
+fn shares_that_cannot_be_are_refused() {
+    let refused_share = |value: &str, words: &[&str]| refused(&["run", "--share", value], words);
+    refused_share(
+        "src",
+        &[
+            "--share \"src\" is no folder and tag",
+            "HOSTDIR:TAG[,ro][,at=PATH]",
+        ],
+    );
+    refused_share("/tmp:a b", &["--share", "\"a b\"", "1 to 36 letters"]);
+    refused_share(
+        "/tmp:a,rw",
+        &["has the option \"rw\"", "there are ro and at="],
+    );
+    refused_share("/tmp:a,ro,ro", &["has the option ro twice"]);
+    refused_share("/tmp:a,at=x", &["at= takes a path in the guest"]);
+    let twice = ["run", "--share", "/tmp:a", "--share", "/usr:a"];
+    refused(&twice, &["two folders have the tag \"a\""]);
+    let place = ["run", "--share", "/tmp:a", "--share", "/usr:b,at=/mnt/a"];
+    refused(&place, &["two folders are to be at \"/mnt/a\""]);
+    let kernel = tiny_with_drivers();
+    let with_kernel = |value: &str, words: &[&str]| {
+        refused(&["run", "--kernel", &kernel.1, "--share", value], words);
+    };
+    with_kernel(
+        "/no/such:a",
+        &[
+            "Cannot open the folder \"/no/such\"",
+            "No such file or directory",
+        ],
+    );
+    with_kernel(
+        "/etc/passwd:a",
+        &["it must be a directory", "Not a directory"],
+    );
+    with_kernel("/proc:a", &["\"/proc\"", "file system proc"]);
+    let foreign = ["run", "--initramfs", "x", "--share", "/tmp:a,at=/x"];
+    refused(
+        &foreign,
+        &[
+            "--share with tag a",
+            "mount -t virtiofs a DIR",
+            "give a command",
+        ],
+    );
+}
+
+/// Some kernel file: what is tested is refused before it is read.
+fn tiny_with_drivers() -> (Scratch, String) {
+    let files = Scratch::new();
+    let kernel = files.file("kernel", b"");
+    (files, kernel)
+}
+
+#[test]
+fn files_that_cannot_be_memory_are_refused() {
+    let files = Scratch::new();
+    let (empty, odd) = (files.file("empty", b""), files.file("odd", b"x"));
+    let refused_pmem = |value: &str, words: &[&str]| refused(&["run", "--pmem", value], words);
+    refused_pmem(",rw", &["--pmem \",rw\" names no file", "FILE[,ro|,rw]"]);
+    refused_pmem(
+        "a,overlay",
+        &["has the option \"overlay\"", "there are ro", "and rw"],
+    );
+    refused_pmem("a,ro,rw", &["more than one of the options ro and rw"]);
+    refused_pmem(
+        "/no/such",
+        &["Cannot open --pmem \"/no/such\"", "No such file"],
+    );
+    refused_pmem("/tmp", &["--pmem \"/tmp\" is no regular file"]);
+    refused_pmem(&empty, &["is empty"]);
+    refused_pmem(
+        &format!("{odd},rw"),
+        &["has 1 bytes", "a multiple of 2 MiB", "truncate -s %2M"],
+    );
+}
+
 /// Runs `cottage run --disk VALUE`, which must refuse.
 #[track_caller]
 fn refused_disk(value: &str, words: &[&str]) {

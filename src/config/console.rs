@@ -1,7 +1,7 @@
 //! `--console`: which console, and what the kernel is told of it.
 //!
 //! What they are: [`crate::devices::serial`] and [`mod@crate::virtio::console`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::share`].
 
 use clap::ValueEnum;
 

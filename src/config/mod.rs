@@ -10,6 +10,8 @@ pub mod vsock;
 pub mod port;
 pub mod balloon;
 pub mod console;
+pub mod share;
+pub mod pmem;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -23,7 +25,9 @@ use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use console::{ConsoleArg, VIRTIO_CMDLINE};
 use disk::Disk;
 use net::{Address, Net};
+use pmem::Pmem;
 use port::Port;
+use share::Share;
 use vsock::Vsock;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -84,6 +88,12 @@ pub enum Error {
     /// `--balloon` is none.
     #[error(transparent)]
     Balloon(#[from] balloon::Error),
+    /// A `--pmem` is none.
+    #[error(transparent)]
+    Pmem(#[from] pmem::Error),
+    /// A `--share` is none.
+    #[error(transparent)]
+    Share(#[from] share::Error),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -156,6 +166,10 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// Its network cards.
     pub nets: Vec<Net>,
+    /// Its shared folders.
+    pub shares: Vec<Share>,
+    /// Files to map into its memory.
+    pub pmems: Vec<Pmem>,
     /// Whether there is a virtio source of random numbers.
     pub rng: bool,
     /// Its socket device.
@@ -221,6 +235,8 @@ impl VmConfig {
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,
             nets: net::parse_all(&args.net)?,
+            shares: share::parse_all(&args.share)?,
+            pmems: pmem::parse_all(&args.pmem)?,
             rng: args.rng,
             vsock: args.vsock.as_deref().map(vsock::parse).transpose()?,
             virtio_console,
@@ -246,6 +262,9 @@ impl VmConfig {
                 _ => {}
             }
         }
+        if foreign {
+            share::check_places(&self.shares)?;
+        }
         match self.virtio_devices() {
             count if count > VIRTIO_SLOTS as usize => Err(Error::TooManyDevices(count)),
             _ => Ok(()),
@@ -261,7 +280,8 @@ impl VmConfig {
             self.virtio_console,
             self.balloon.is_some(),
         ];
-        self.disks.len() + self.nets.len() + ports + single.map(usize::from).iter().sum::<usize>()
+        let named = self.disks.len() + self.nets.len() + self.shares.len() + self.pmems.len();
+        named + ports + single.map(usize::from).iter().sum::<usize>()
     }
 }
 

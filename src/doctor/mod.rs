@@ -64,6 +64,9 @@ pub fn explain(error: &kvm::Error) -> String {
         kvm::Error::TooMuchMemory { max_mib, .. } => {
             format!("Start the guest with --memory {max_mib}M or less.")
         }
+        kvm::Error::FileBeyond { .. } => {
+            "Start the guest with a smaller --memory, or with smaller files.".to_owned()
+        }
         kvm::Error::Ioctl { .. } => explain_refused_ioctl(&gather(Path::new("/"))),
     }
 }

@@ -8,15 +8,17 @@
 //! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
 //! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12.
-//! Read next: [`exit`], then [`crate::memory`].
+//! Read next: [`exit`].
 #![expect(
     unsafe_code,
     reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest"
 )]
 
 pub mod exit;
+pub mod slots;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -27,7 +29,8 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
-use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS, max_memory};
+use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::mapped::MappedFile;
 
 pub use exit::{VmExit, internal_error_name};
 
@@ -73,6 +76,19 @@ pub enum Error {
         bits: u32,
         /// The most that lies below its end.
         max_mib: u64,
+    },
+    /// A file would end above the last address.
+    #[error(
+        "--pmem {path:?} would end at {end:#x}, and this host's processor has {bits} bits of physical \
+         address"
+    )]
+    FileBeyond {
+        /// The file.
+        path: PathBuf,
+        /// Its end in guest memory.
+        end: u64,
+        /// Width of a physical address.
+        bits: u32,
     },
 }
 
@@ -130,7 +146,8 @@ impl Kvm {
     /// The host's refusal; EBUSY means another hypervisor holds the processor.
     pub fn create_vm(&self, memory: Arc<GuestMemory>) -> Result<Vm, Error> {
         let fd = self.fd.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        Ok(Vm { fd, memory })
+        let files = Vec::new();
+        Ok(Vm { fd, memory, files })
     }
 
     /// What KVM can offer a guest as CPUID.
@@ -156,44 +173,29 @@ pub struct Vm {
     fd: VmFd,
     /// Dropped after `fd`: the guest must be gone before its memory.
     memory: Arc<GuestMemory>,
+    /// Likewise.
+    files: Vec<Arc<MappedFile>>,
 }
 
 impl Vm {
-    /// Succeeds if a processor with `bits` of physical address reaches all of guest RAM.
-    ///
-    /// KVM may take a memory slot at any address; the guest would then fault on it.
-    ///
-    /// # Errors
-    /// [`Error::TooMuchMemory`] with all three numbers.
-    pub fn check_memory(&self, bits: u32) -> Result<(), Error> {
-        let (wanted, max) = (self.memory.size(), max_memory(bits));
-        if wanted > max {
-            return Err(Error::TooMuchMemory {
-                wanted_mib: wanted >> 20,
-                bits,
-                max_mib: max >> 20,
-            });
-        }
-        Ok(())
-    }
-
-    /// Lends guest RAM to the VM, a memory slot a range.
+    /// Lends guest RAM and files to the VM, a memory slot a range.
     ///
     /// # Errors
     /// The host's refusal, with the range.
     pub fn give_memory(&self) -> Result<(), Error> {
-        for (slot, range) in (0_u32..).zip(self.memory.ram()) {
+        for (slot, (range, flags)) in (0_u32..).zip(self.slots()) {
             let region = kvm_userspace_memory_region {
                 slot,
-                flags: 0,
+                flags,
                 guest_phys_addr: range.start.0,
                 memory_size: range.len,
                 userspace_addr: range.host,
             };
-            // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory made it. 2. The
-            // mapping outlives the VM: Vm owns a share of it and closes `fd` first, and a Vcpu,
-            // whose descriptor keeps the kernel's VM alive too, owns a share of its Vm. 3. Nobody
-            // holds a Rust reference into guest RAM; all access is by volatile copies.
+            // SAFETY: 1. range.host is mapped for range.len bytes: GuestMemory or MappedFile made
+            // it, and a slot that is not read-only is mapped writable. 2. The mapping outlives the
+            // VM: Vm owns a share of it and closes `fd` first, and a Vcpu, whose descriptor keeps
+            // the kernel's VM alive too, owns a share of its Vm. 3. Nobody holds a Rust reference
+            // into guest RAM or the files; all access is by volatile copies.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(failed_at(
                 "KVM_SET_USER_MEMORY_REGION",
                 format!(" for {:#x} bytes at {:#x}", range.len, range.start.0),

@@ -7,7 +7,7 @@
 //!
 //! This is one of the rooms where `unsafe` is allowed. Everybody else gets bounds-checked copies.
 //! Sources: Linux `Documentation/admin-guide/mm/transhuge.rst`; mmap(2), madvise(2), pread(2).
-//! Read next: [`super::transfer`].
+//! Read next: [`super::mapped`].
 #![expect(
     unsafe_code,
     reason = "maps guest RAM and lets the host kernel read files into it"

@@ -24,6 +24,8 @@
 //!  0xfffb_c000 │ identity-map page and TSS for KVM on Intel     │ KVM_IDENTITY_MAP
 //! 0x1_0000_0000 ├──────────────────────────────────────────────┤ MMIO_GAP_END
 //!              │ the rest of RAM, if memory exceeds 3 GiB       │
+//!   next GiB   ├──────────────────────────────────────────────┤ pmem_start()
+//!              │ files that `--pmem` maps, each from a GiB on   │
 //!              └──────────────────────────────────────────────┘
 //!
 //!  I/O ports
@@ -156,6 +158,26 @@ pub const MIN_MEMORY: u64 = 2 << 20; // 2 MiB
 /// Largest guest memory: what 46-bit guest-physical addresses leave comfortable.
 pub const MAX_MEMORY: u64 = 1 << 40; // 1 TiB
 
+/// Where persistent memory can begin: Linux before 5.3 wants none in the same 128 MiB as RAM or as
+/// another, and addresses cost nothing.
+pub const PMEM_START_ALIGN: u64 = 1 << 30; // 1 GiB
+/// Sizes of persistent memory are multiples of this: Linux's PMEM_ALIGN, a large page.
+pub const PMEM_SIZE_ALIGN: u64 = 2 << 20; // 2 MiB
+
+/// Where the first persistent memory begins, above `ram` bytes of RAM.
+pub fn pmem_start(ram: u64) -> GuestAddress {
+    let high = ram.saturating_sub(MMIO_GAP_START.0);
+    after_pmem(MMIO_GAP_END.0.saturating_add(high))
+}
+
+/// Where the next persistent memory begins, if `end` is the end of what is there.
+pub fn after_pmem(end: u64) -> GuestAddress {
+    GuestAddress(
+        end.checked_next_multiple_of(PMEM_START_ALIGN)
+            .unwrap_or(u64::MAX),
+    )
+}
+
 /// The most RAM a guest can have whose processors have `bits` of physical address.
 pub fn max_memory(bits: u32) -> u64 {
     let end = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
@@ -186,6 +208,8 @@ const _: () = {
     assert!(BOOT_MARK_PORT + BOOT_MARK_PORTS <= EXIT_STATUS_PORT);
     assert!(EXIT_STATUS_PORT + EXIT_STATUS_PORTS <= PCI_CONFIG_PORT);
     assert!(COM1_GSI < IOAPIC_PINS);
+    assert!(MMIO_GAP_END.0.is_multiple_of(PMEM_START_ALIGN));
+    assert!(PMEM_START_ALIGN.is_multiple_of(PMEM_SIZE_ALIGN));
 };
 
 #[cfg(test)]
@@ -201,6 +225,12 @@ mod tests {
     fn memory_of_39_bit_processors_ends_below_the_largest_that_is_accepted() {
         assert_eq!(max_memory(39), 511 << 30);
         assert!(max_memory(39) < MAX_MEMORY && MAX_MEMORY < max_memory(46));
+    }
+
+    #[test]
+    fn persistent_memory_begins_above_ram_and_the_gap() {
+        let starts = [2 << 20, 3 << 30, (3 << 30) + 4096, 5 << 30].map(|ram| pmem_start(ram).0);
+        assert_eq!(starts, [4 << 30, 4 << 30, 5 << 30, 6 << 30]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! moves them all: the host kernel copies between its page cache and the guest, no buffer of ours
 //! in between.
 //!
-//! This is one of the rooms where `unsafe` is allowed. Who calls it: [`crate::virtio::blk`].
+//! This is one of the rooms where `unsafe` is allowed. Who calls it: [`crate::virtio::blk`], [`crate::virtio::fs`].
 //! Sources: preadv(2), IOV_MAX in limits.h(0p).
 //! Read next: [`crate::loading`], which fills this memory.
 #![expect(
@@ -53,6 +53,20 @@ impl GuestMemory {
     /// # Errors
     /// What the host says; `UnexpectedEof` if the file is shorter.
     pub fn fill_from(&self, file: &File, offset: u64, segments: &[Segment]) -> io::Result<()> {
+        let moved = self.transfer(Direction::ToGuest, file, offset, segments)?;
+        all(moved, segments, io::ErrorKind::UnexpectedEof)
+    }
+
+    /// The same, as far as the file goes; returns how many bytes came.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn fill_up_to_end(
+        &self,
+        file: &File,
+        offset: u64,
+        segments: &[Segment],
+    ) -> io::Result<u64> {
         self.transfer(Direction::ToGuest, file, offset, segments)
     }
 
@@ -61,21 +75,23 @@ impl GuestMemory {
     /// # Errors
     /// What the host says.
     pub fn drain_to(&self, file: &File, offset: u64, segments: &[Segment]) -> io::Result<()> {
-        self.transfer(Direction::FromGuest, file, offset, segments)
+        let moved = self.transfer(Direction::FromGuest, file, offset, segments)?;
+        all(moved, segments, io::ErrorKind::WriteZero)
     }
 
-    /// Calls the host until all bytes are moved.
+    /// Calls the host until all bytes are moved, or it moves none; returns how many were.
     fn transfer(
         &self,
         direction: Direction,
         file: &File,
-        mut offset: u64,
+        offset: u64,
         segments: &[Segment],
-    ) -> io::Result<()> {
-        let (call, short) = match direction {
-            Direction::ToGuest => (libc::preadv as Call, io::ErrorKind::UnexpectedEof),
-            Direction::FromGuest => (libc::pwritev as Call, io::ErrorKind::WriteZero),
+    ) -> io::Result<u64> {
+        let call = match direction {
+            Direction::ToGuest => libc::preadv as Call,
+            Direction::FromGuest => libc::pwritev as Call,
         };
+        let mut done = 0;
         let mut pieces = Vec::with_capacity(segments.len());
         for segment in segments.iter().filter(|segment| segment.len > 0) {
             let len = segment.len as usize;
@@ -89,16 +105,17 @@ impl GuestMemory {
         let mut pieces = pieces.as_mut_slice();
         while !pieces.is_empty() {
             let count = i32::try_from(pieces.len().min(MAX_PIECES)).map_err(io::Error::other)?;
-            let at = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+            let at = libc::off_t::try_from(offset.saturating_add(done))
+                .map_err(|_too_far| io::Error::from_raw_os_error(libc::EINVAL))?;
             // SAFETY: 1. `pieces` holds at least `count` entries. 2. get_slice proved that each
             // one's bytes lie in one RAM mapping, and `self` keeps the mappings alive. 3. The
             // memory belongs to the guest: no Rust reference to it exists, so the host's kernel
             // may read and write it at any time.
             let moved = unsafe { call(file.as_raw_fd(), pieces.as_ptr(), count, at) };
             match usize::try_from(moved) {
-                Ok(0) => return Err(short.into()),
+                Ok(0) => break,
                 Ok(moved) => {
-                    offset += moved as u64;
+                    done += moved as u64;
                     pieces = advance(pieces, moved);
                 }
                 Err(_negative) => match io::Error::last_os_error() {
@@ -107,8 +124,17 @@ impl GuestMemory {
                 },
             }
         }
-        Ok(())
+        Ok(done)
     }
+}
+
+/// Succeeds if `moved` is all there is in `segments`.
+fn all(moved: u64, segments: &[Segment], short: io::ErrorKind) -> io::Result<()> {
+    let wanted: u64 = segments.iter().map(|segment| u64::from(segment.len)).sum();
+    if moved < wanted {
+        return Err(short.into());
+    }
+    Ok(())
 }
 
 /// Takes the first `moved` bytes off `pieces`.

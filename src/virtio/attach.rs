@@ -12,9 +12,11 @@ use std::sync::Arc;
 use super::Device;
 use super::balloon::Balloon;
 use super::blk::{Blk, image};
+use super::fs::{SharedFolder, folder};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
+use super::pmem::Pmem;
 use super::ports::{self, Ports};
 use super::rng::Rng;
 use super::server::Server;
@@ -25,6 +27,7 @@ use crate::control::Control;
 use crate::devices::ioapic::IoApic;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI, VIRTIO_WINDOW_SIZE};
+use crate::memory::mapped::MappedFile;
 use crate::platform::acpi;
 
 /// Why a device cannot be had; the user's to mend.
@@ -42,6 +45,9 @@ pub enum Error {
     /// A port.
     #[error(transparent)]
     Ports(#[from] ports::Error),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] folder::Error),
 }
 
 /// What devices are attached to.
@@ -83,18 +89,28 @@ pub fn attach(
     Ok(attached)
 }
 
-/// The devices that `config` asks for, in the order in which the guest finds them, but for the
-/// console, which is for who has the output to make.
+/// The devices that `config` asks for, with `files` mapped for it, in the order in which the guest
+/// finds them, but for the console, which is for who has the output to make.
 ///
 /// # Errors
-/// [`Error`] for a disk, a network or a port that cannot be used.
-pub fn open(config: &VmConfig, tell: fn(&str)) -> Result<Vec<Arc<dyn Device>>, Error> {
+/// [`Error`] for a disk, a network, a folder or a port that cannot be used.
+pub fn open(
+    config: &VmConfig,
+    files: &[Arc<MappedFile>],
+    tell: fn(&str),
+) -> Result<Vec<Arc<dyn Device>>, Error> {
     let mut devices: Vec<Arc<dyn Device>> = Vec::with_capacity(config.virtio_devices());
     for disk in &config.disks {
         devices.push(Arc::new(Blk::open(disk, tell)?));
     }
     for net in &config.nets {
         devices.push(Arc::new(Card::open(net, tell)?));
+    }
+    for share in &config.shares {
+        devices.push(Arc::new(SharedFolder::open(share, config.shares.len())?));
+    }
+    for file in files {
+        devices.push(Arc::new(Pmem::new(file.clone(), tell)));
     }
     if config.rng {
         devices.push(Arc::new(Rng));

@@ -16,7 +16,7 @@
 //! neither statistics nor hints are offered here, each of the queues 2 to 4 can only be this one.
 //!
 //! Source: `[virtio]` 1.2, section 5.5 "Traditional Memory Balloon Device".
-//! Read next: [`super::attach`].
+//! Read next: [`super::fs`].
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -22,6 +22,8 @@
 //! - [`console`]: the user's terminal, a page of text at a time;
 //! - [`ports`]: channels between programs of the guest's and of the host's;
 //! - [`balloon`]: memory that the guest gives back;
+//! - [`fs`]: folders of the host's;
+//! - [`pmem`]: files that are memory;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
@@ -46,6 +48,8 @@ mod stream;
 pub mod console;
 pub mod ports;
 pub mod balloon;
+pub mod fs;
+pub mod pmem;
 pub mod attach;
 
 #[cfg(test)]

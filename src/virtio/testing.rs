@@ -1,5 +1,6 @@
 //! What the tests of this chapter share: a driver that can also break the rules.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -306,6 +307,31 @@ pub(in crate::virtio) fn wait(until: impl Fn() -> bool) {
     while !until() {
         assert!(start.elapsed() < Duration::from_secs(10), "nothing came");
         std::thread::yield_now();
+    }
+}
+
+/// A directory of a test's own; removed with the value.
+#[derive(Debug)]
+pub(in crate::virtio) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(in crate::virtio) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cottage-unit-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(in crate::virtio) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _nothing_left = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -72,6 +72,7 @@ fn boot(environment: Strings) -> ! {
     console::take(&run);
     network::set_up(&run);
     ports::name(&run);
+    mounts::mount_shares(&run);
     let stdin = match run.stdin {
         Stdin::Tty => None,
         Stdin::Pipe | Stdin::Coded => relay::start(),

@@ -5,8 +5,14 @@
 
 use core::ffi::CStr;
 
+use cottage_init::run_file::{RunFile, Share};
 use rustix::fs::{AtFlags, CWD, Mode, mkdir, symlinkat, unlinkat};
 use rustix::mount::{MountFlags, mount};
+
+use crate::console::complain;
+
+/// Linux's longest path, with its NUL.
+const PATH_MAX: usize = 4096;
 
 struct Entry {
     target: &'static CStr,
@@ -76,6 +82,37 @@ pub fn mount_all() {
     }
     for (to, link) in LINKS {
         let _ = symlinkat(to, CWD, link);
+    }
+}
+
+/// Mounts the folders that the host shares. One that cannot be is told on the console and passed
+/// over: the command can still run.
+pub fn mount_shares(run: &RunFile) {
+    for Share { tag, at, read_only } in run.shares() {
+        make_directories(at);
+        let mut flags = PLAIN;
+        if read_only {
+            flags |= MountFlags::RDONLY;
+        }
+        if mount(tag, at, c"virtiofs", flags, c"").is_err() {
+            complain(tag, b"cannot be mounted: has the kernel virtiofs?");
+        }
+    }
+}
+
+/// Makes the directory `path` and those above it, as far as they are missing.
+fn make_directories(path: &CStr) {
+    let mut buffer = [0; PATH_MAX];
+    let bytes = path.to_bytes_with_nul();
+    for (at, byte) in bytes.iter().enumerate() {
+        let ends = at > 0 && matches!(byte, b'/' | 0);
+        // Behind what was copied the buffer is zero: a C string ends there.
+        if ends && let Ok(directory) = CStr::from_bytes_until_nul(&buffer) {
+            let _ = mkdir(directory, Mode::from_raw_mode(0o755));
+        }
+        if let Some(place) = buffer.get_mut(at) {
+            *place = *byte;
+        }
     }
 }
 

@@ -57,6 +57,17 @@ pub enum NetworkStep<'a> {
     },
 }
 
+/// A folder of the host's to mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share<'a> {
+    /// What the host calls it.
+    pub tag: &'a CStr,
+    /// Where it goes.
+    pub at: &'a CStr,
+    /// Whether it can only be read. The host sees to that; here it is for `mount` to show.
+    pub read_only: bool,
+}
+
 /// The parsed file; values borrow from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RunFile<'a> {
@@ -128,6 +139,27 @@ impl<'a> RunFile<'a> {
     /// Names of ports that programs will look for.
     pub fn ports(&self) -> impl Iterator<Item = &'a CStr> + use<'a> {
         entries(self.bytes).filter_map(|(key, value)| (key == b"port").then_some(value))
+    }
+
+    /// The folders to mount, in order. `at` is the last of what is said of one.
+    pub fn shares(&self) -> impl Iterator<Item = Share<'a>> + use<'a> {
+        let mut tag = None;
+        let mut read_only = false;
+        entries(self.bytes).filter_map(move |(key, value)| {
+            match key {
+                b"share" => (tag, read_only) = (Some(value), false),
+                b"ro" => read_only = true,
+                b"at" => {
+                    return tag.take().map(|tag| Share {
+                        tag,
+                        at: value,
+                        read_only,
+                    });
+                }
+                _ => {}
+            }
+            None
+        })
     }
 
     /// The command and its arguments, in order; none asks for a shell.
@@ -218,6 +250,16 @@ mod tests {
         let run = RunFile::parse(b"stdin=coded\0port=a\0arg=ls\0port=b\0");
         assert_eq!(run.stdin, Stdin::Coded);
         assert!(run.ports().eq([c"a", c"b"]));
+    }
+
+    #[test]
+    fn each_folder_has_its_place_and_rights() {
+        let run = RunFile::parse(
+            b"at=/nowhere\0share=a\0ro=yes\0at=/mnt/a\0share=b\0at=/x y\0at=/z\0arg=ls\0share=c\0",
+        );
+        let share = |tag, at, read_only| Share { tag, at, read_only };
+        let shares = [share(c"a", c"/mnt/a", true), share(c"b", c"/x y", false)];
+        assert!(run.shares().eq(shares));
     }
 
     #[test]

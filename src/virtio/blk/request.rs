@@ -114,7 +114,7 @@ pub fn len(segments: &[Segment]) -> u64 {
 }
 
 /// Copies the first bytes of `segments` to `bytes`; `None` if there are fewer.
-fn copy(segments: &[Segment], memory: &GuestMemory, mut bytes: &mut [u8]) -> Option<()> {
+pub fn copy(segments: &[Segment], memory: &GuestMemory, mut bytes: &mut [u8]) -> Option<()> {
     for segment in segments {
         let step = bytes.len().min(segment.len as usize);
         let (now, later) = bytes.split_at_mut(step);
