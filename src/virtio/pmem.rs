@@ -8,6 +8,7 @@
 //! data lies in it is refused, as it would be outside of RAM. Linux makes such a request only for
 //! direct I/O from a file that is mapped with DAX.
 //!
+//! Why read-only, and what it costs: docs/adr/0016.
 //! Source: `[virtio]` 1.2, section 5.19 "PMEM Device". Read next: [`super::attach`].
 
 use std::sync::Arc;
