@@ -257,9 +257,12 @@ impl Device for Ports {
             let Some(port) = self.ports.get(number).filter(|_| !events.is_empty()) else {
                 continue;
             };
-            if port.lock().happened(events) {
+            let state = &mut *port.lock();
+            if state.happened(events) {
                 queues |= 1 << CONTROL_RECEIVE;
             }
+            // Here too, or without a driver who would ask [`Device::ready`] it would never be gone.
+            port.send(state);
             // Both of its queues: queue 4, and 5, are the first port's.
             queues |= 0b11 << (4 + 2 * number);
         }

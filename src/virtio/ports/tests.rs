@@ -266,6 +266,21 @@ fn host_that_does_not_read_stops_the_guest_at_one_request() {
 }
 
 #[test]
+fn request_for_a_program_that_left_is_gone_without_a_driver() {
+    let set = Set::opened();
+    let stream = set.connect();
+    set.messages();
+    set.send(5, &vec![7; MAX_REQUEST]);
+    set.ports.stopped();
+    drop(stream);
+    set.settle();
+    let state = set.ports.ports[0].lock();
+    assert_eq!(state.sent, state.outgoing.len());
+    let watched = state.watched().unwrap().1;
+    assert_eq!(watched, PollFlags::IN, "for the next connection");
+}
+
+#[test]
 fn reset_guest_is_told_everything_anew() {
     let set = Set::opened();
     let _stream = set.connect();
