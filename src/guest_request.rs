@@ -8,11 +8,15 @@
 //! init comes along in the segment and is named on the command line. With a user's own and no
 //! command nothing is added: that guest is the user's.
 //!
+//! A root of the user's (`--rootfs`) needs the built-in initramfs: its init mounts the first disk, or
+//! takes the directory [`ROOT_PATH`], and makes that the root. Kernel modules travel as files too.
+//!
 //! The reader is `guest-images/init`. Source: Linux
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
 //! Read next: [`crate::vcpu`].
 
-use crate::config::net::{Address, Net};
+use crate::config::net::Address;
+use crate::config::rootfs::{Mode, Root};
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -21,20 +25,30 @@ use crate::event_loop::GuestEnd;
 pub const REQUEST_PATH: &str = ".cottage/run";
 /// Where it finds our init when the initramfs is the user's.
 pub const INIT_PATH: &str = ".cottage/init";
+/// Where it finds the files of a directory that is to be its root.
+pub const ROOT_PATH: &str = ".cottage/root";
+/// Where it finds kernel modules.
+pub const MODULES_PATH: &str = ".cottage/modules";
 /// Tells the kernel to start that init.
 pub const INIT_PARAMETER: &str = "rdinit=/.cottage/init";
 
+/// Whether our init is what the kernel starts.
+pub fn starts_our_init(config: &VmConfig) -> bool {
+    config.initramfs == Source::BuiltIn || !config.command.is_empty()
+}
+
 /// Who will be at the other end of the serial line.
 pub fn guest_end(config: &VmConfig) -> GuestEnd {
-    match &config.initramfs {
-        Source::File(_) if config.command.is_empty() => GuestEnd::Foreign,
-        _ => GuestEnd::OurInit,
+    if starts_our_init(config) && config.init.is_none() {
+        GuestEnd::OurInit
+    } else {
+        GuestEnd::Foreign
     }
 }
 
 /// Whether our init must be brought along.
 pub fn needs_init(config: &VmConfig) -> bool {
-    guest_end(config) == GuestEnd::OurInit && config.initramfs != Source::BuiltIn
+    starts_our_init(config) && config.initramfs != Source::BuiltIn
 }
 
 /// What stdin and stdout are, as far as the guest should know.
@@ -59,8 +73,9 @@ impl HostConsole {
 /// The request file: NUL-terminated `key=value` strings, `arg` once a word.
 ///
 /// A `nic` begins what is said of one network card; the kernel calls them eth0, eth1 and so on, in
-/// the order in which it finds the devices.
-pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<u8> {
+/// the order in which it finds the devices. `modules` are names of files in the initramfs, in the
+/// order to load them in.
+pub fn request(config: &VmConfig, modules: &[String], console: &HostConsole) -> Vec<u8> {
     let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
         format!("stdin={kind}"),
@@ -73,7 +88,9 @@ pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<
     if let Some(term) = &console.term {
         records.push(format!("term={term}"));
     }
-    for (number, net) in nets.iter().enumerate() {
+    records.extend(modules.iter().map(|path| format!("module=/{path}")));
+    records.extend(config.root.iter().flat_map(root));
+    for (number, net) in config.nets.iter().enumerate() {
         records.push(format!("nic=eth{number}"));
         match net.address {
             Address::None => {}
@@ -89,17 +106,53 @@ pub fn request(command: &[Vec<u8>], nets: &[Net], console: &HostConsole) -> Vec<
         .flat_map(|r| [r.into_bytes(), vec![0]])
         .flatten()
         .collect();
-    for word in command {
-        file.extend_from_slice(b"arg=");
-        file.extend_from_slice(word);
+    let init = config.init.iter().map(|path| (&b"init="[..], path));
+    let words = config.command.iter().map(|word| (&b"arg="[..], word));
+    for (key, value) in init.chain(words) {
+        file.extend_from_slice(key);
+        file.extend_from_slice(value);
         file.push(0);
     }
     file
 }
 
+/// What is said of the root.
+fn root(root: &Root) -> Vec<String> {
+    let (kind, mode) = match root {
+        Root::Directory(_) => ("directory", Mode::Write),
+        Root::Image(system, mode) => (system.name(), *mode),
+    };
+    let mode = match mode {
+        Mode::Write => "rw",
+        Mode::ReadOnly => "ro",
+        Mode::OverlayInGuest => "overlay",
+    };
+    vec![format!("root={kind}"), format!("rootmode={mode}")]
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::boot::identify::FileSystem;
+    use crate::cli::{Cli, Command};
+
+    fn config(words: &[&str]) -> VmConfig {
+        let words = ["cottage", "run"].iter().chain(words);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(args) => VmConfig::from_args(args.machine).unwrap(),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    fn silent(interactive: bool) -> HostConsole {
+        HostConsole {
+            interactive,
+            window: None,
+            term: None,
+        }
+    }
 
     #[test]
     fn request_lists_console_and_words_nul_terminated() {
@@ -108,7 +161,7 @@ mod tests {
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
-        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &[], &console);
+        let file = request(&config(&["--", "echo", "a b\n\""]), &[], &console);
         let text = String::from_utf8(file).unwrap();
         assert_eq!(
             text,
@@ -119,18 +172,33 @@ mod tests {
 
     #[test]
     fn request_says_what_to_do_with_each_card() {
-        let nets = ["user", "tap=a", "tap=b,ip=10.0.0.2/24,gw=10.0.0.1"].map(Into::into);
-        let nets = crate::config::net::parse_all(&nets).unwrap();
-        let console = HostConsole {
-            interactive: true,
-            window: None,
-            term: None,
-        };
-        let text = String::from_utf8(request(&[], &nets, &console)).unwrap();
+        let config = config(&[
+            "--net=user",
+            "--net=tap=a",
+            "--net=tap=b,ip=10.0.0.2/24,gw=10.0.0.1",
+        ]);
+        let text = String::from_utf8(request(&config, &[], &silent(true))).unwrap();
         assert_eq!(
             text,
             "stdin=tty\0stdout=tty\0hostname=cottage\0nic=eth0\0dhcp=yes\0nic=eth1\0\
              nic=eth2\0ip=10.0.0.2/24\0gw=10.0.0.1\0"
         );
+    }
+
+    #[test]
+    fn request_names_modules_root_and_init() {
+        let mut config = config(&[]);
+        config.root = Some(Root::Image(FileSystem::Erofs, Mode::OverlayInGuest));
+        config.init = Some(b"/bin/x".to_vec());
+        let modules = ["a/b.ko".to_owned()];
+        let text = String::from_utf8(request(&config, &modules, &silent(false))).unwrap();
+        assert_eq!(
+            text,
+            "stdin=pipe\0stdout=pipe\0hostname=cottage\0module=/a/b.ko\0root=erofs\0\
+             rootmode=overlay\0init=/bin/x\0"
+        );
+        assert_eq!(guest_end(&config), GuestEnd::Foreign);
+        config.init = None;
+        assert_eq!(guest_end(&config), GuestEnd::OurInit);
     }
 }

@@ -12,7 +12,12 @@
 //!
 //! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
 //! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
-//! Read next: [`crate::platform`].
+//! Read next: [`super::pack`].
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use vm_memory::GuestAddress;
 
@@ -84,6 +89,16 @@ pub enum Error {
         /// First address it does not take it at.
         max: u64,
     },
+    /// A file that was packed by its name.
+    #[error("Cannot read {}{hint}", path.display())]
+    Open {
+        /// Its path on the host.
+        path: PathBuf,
+        /// What may help, or nothing.
+        hint: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The bytes could not be read or copied.
     #[error(transparent)]
     Blob(#[from] blob::Error),
@@ -113,6 +128,40 @@ pub struct Initramfs<'a> {
 enum Piece<'a> {
     Bytes(Vec<u8>),
     Blob(&'a Blob),
+    /// A file that is opened when its turn comes: a directory can have more than a process can have
+    /// open.
+    File(PathBuf, u64),
+}
+
+/// What an archive says of a file, besides its name and content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Kind and permissions, as in stat(2).
+    pub mode: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Seconds since 1970.
+    pub mtime: u32,
+    /// Major and minor number of the device that it is.
+    pub device: (u32, u32),
+    /// If it has more than one name: its number, 0 at its first name, and how many there are.
+    pub links: Option<(u32, u32)>,
+}
+
+impl Attributes {
+    /// A file of root's, as those that cottage makes itself.
+    pub fn of_root(mode: u32) -> Self {
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            device: (0, 0),
+            links: None,
+        }
+    }
 }
 
 impl<'a> Initramfs<'a> {
@@ -145,7 +194,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`].
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<(), Error> {
-        self.header(path, DIRECTORY | mode, 0)
+        self.header(path.as_bytes(), Attributes::of_root(DIRECTORY | mode), 0)?;
+        Ok(())
     }
 
     /// Adds a file with `bytes` in it; `mode` is its permission bits.
@@ -153,10 +203,45 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`] and [`Error::FileTooLong`].
     pub fn file(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-        self.header(path, FILE | mode, bytes.len() as u64)?;
+        self.entry(path.as_bytes(), Attributes::of_root(FILE | mode), bytes)?;
+        Ok(())
+    }
+
+    /// Adds anything, with `bytes` as its content: a symbolic link's are where it leads. Returns its
+    /// number in the archive, for other names of the same file.
+    ///
+    /// # Errors
+    /// [`Error::Path`] and [`Error::FileTooLong`].
+    pub fn entry(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        bytes: &[u8],
+    ) -> Result<u32, Error> {
+        let number = self.header(path, attributes, bytes.len() as u64)?;
         self.push(bytes);
         self.pad();
-        Ok(())
+        Ok(number)
+    }
+
+    /// Adds a file whose content are the first `len` bytes of the host's file `from`, which are read
+    /// when they are copied into the guest. Returns its number.
+    ///
+    /// # Errors
+    /// [`Error::Path`] and [`Error::FileTooLong`].
+    pub fn file_from_path(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        (from, len): (PathBuf, u64),
+    ) -> Result<u32, Error> {
+        let number = self.header(path, attributes, len)?;
+        if len > 0 {
+            self.len += len;
+            self.pieces.push(Piece::File(from, len));
+        }
+        self.pad();
+        Ok(number)
     }
 
     /// Adds a file whose content is a blob; `mode` is its permission bits.
@@ -164,7 +249,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`] and [`Error::FileTooLong`].
     pub fn file_from_blob(&mut self, path: &str, mode: u32, blob: &'a Blob) -> Result<(), Error> {
-        self.header(path, FILE | mode, blob.len())?;
+        let attributes = Attributes::of_root(FILE | mode);
+        self.header(path.as_bytes(), attributes, blob.len())?;
         self.push_blob(blob);
         self.pad();
         Ok(())
@@ -175,7 +261,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// None in practice: the trailer's name is a good one.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.header("TRAILER!!!", 0, 0)
+        self.header(b"TRAILER!!!", Attributes::of_root(0), 0)?;
+        Ok(())
     }
 
     /// Length in bytes, as it will be in the guest.
@@ -205,6 +292,10 @@ impl<'a> Initramfs<'a> {
                     blob.copy_to_guest(0, blob.len(), memory, to)?;
                     blob.len()
                 }
+                Piece::File(path, len) => {
+                    open(path, *len)?.copy_to_guest(0, *len, memory, to)?;
+                    *len
+                }
             };
         }
         Ok(())
@@ -212,17 +303,16 @@ impl<'a> Initramfs<'a> {
 
     /// `[buffer]` "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with
     /// its NUL, padded so that the data starts on a multiple of 4.
-    fn header(&mut self, path: &str, mode: u32, len: u64) -> Result<(), Error> {
-        let refused = |why| Error::Path {
-            path: path.to_owned(),
-            why,
-        };
+    fn header(&mut self, path: &[u8], attributes: Attributes, len: u64) -> Result<u32, Error> {
+        let lossy = || String::from_utf8_lossy(path).into_owned();
+        let refused = |why| Error::Path { path: lossy(), why };
         // The kernel unpacks relative to its root; absolute names would do, but no tool makes any.
-        let name = path.trim_start_matches('/');
+        let leading = path.iter().take_while(|byte| **byte == b'/').count();
+        let name = path.get(leading..).unwrap_or_default();
         if name.is_empty() {
             return Err(refused("it names nothing"));
         }
-        if name.contains('\0') {
+        if name.contains(&0) {
             return Err(refused("it contains a NUL"));
         }
         // [buffer] The kernel skips names longer than PATH_MAX.
@@ -230,35 +320,40 @@ impl<'a> Initramfs<'a> {
             .ok()
             .filter(|size| *size <= 4096);
         let name_size = name_size.ok_or_else(|| refused("it is longer than 4095 bytes"))?;
-        let size = u32::try_from(len).map_err(|_too_long| Error::FileTooLong {
-            path: path.to_owned(),
-            len,
-        })?;
+        let size =
+            u32::try_from(len).map_err(|_too_long| Error::FileTooLong { path: lossy(), len })?;
+        // The kernel matches names of one file by its number, and looks only at files that say they
+        // have two or more.
+        let (inode, links) = match attributes.links {
+            Some((0, count)) => (self.next_inode(), count),
+            Some((known, count)) => (known, count),
+            None => (self.next_inode(), 1),
+        };
         // Fields in order: inode, mode, uid, gid, links, mtime, size, device of the file (2),
-        // device it is (2), name size, checksum. One link: two would mean hard links to match up.
-        self.inodes += 1;
-        let fields = [
-            self.inodes,
+        // device it is (2), name size, checksum.
+        let Attributes {
             mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            name_size,
-            0,
+            uid,
+            gid,
+            mtime,
+            device: (major, minor),
+            ..
+        } = attributes;
+        let fields = [
+            inode, mode, uid, gid, links, mtime, size, 0, 0, major, minor, name_size, 0,
         ];
         let digits: String = fields.iter().map(|field| format!("{field:08x}")).collect();
         self.push(b"070701");
         self.push(digits.as_bytes());
-        self.push(name.as_bytes());
+        self.push(name);
         self.push(b"\0");
         self.pad();
-        Ok(())
+        Ok(inode)
+    }
+
+    fn next_inode(&mut self) -> u32 {
+        self.inodes = self.inodes.saturating_add(1);
+        self.inodes
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -279,6 +374,30 @@ impl<'a> Initramfs<'a> {
         for _ in self.len..self.len.next_multiple_of(ALIGNMENT) {
             self.push(&[0]);
         }
+    }
+}
+
+/// Opens a file to be packed. What has become a link or a pipe since it was looked at is refused, or
+/// fails to be read.
+fn open(path: &Path, len: u64) -> Result<Blob, Error> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|source| cannot_read(path, source))?;
+    Ok(Blob::file_range(file, 0, len, path.display().to_string()))
+}
+
+/// That the host does not let us read `path`, with what may help.
+pub fn cannot_read(path: &Path, source: io::Error) -> Error {
+    let hint = match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; a root with files that are not yours takes root's rights (sudo), or an image of it"
+        }
+        _ => "",
+    };
+    Error::Open {
+        path: path.to_owned(),
+        hint,
+        source,
     }
 }
 

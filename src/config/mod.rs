@@ -1,11 +1,12 @@
 //! Chapter 1, second half: from raw flags to a valid machine description.
 //!
-//! All refusals that need no file and no KVM are here. After this point no value is checked
+//! All refusals that need no file and no KVM are here, and those of `--rootfs`. After this point no value is checked
 //! again and no `Option` stands for a default.
 //! Read next: [`disk`].
 
 pub mod disk;
 pub mod net;
+pub mod rootfs;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -13,11 +14,11 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
-use crate::event_loop::GuestEnd;
 use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
 use net::{Address, Net};
+use rootfs::Root;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
 /// i8042 (the first thing `reboot` tries then ends the run), reset at once after a panic, and
@@ -68,6 +69,15 @@ pub enum Error {
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
+    /// A `--rootfs` or `--init` is none.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// Modules for a guest that has none of our init.
+    #[error(
+        "--modules {}: cottage's init loads them, and --initramfs without a command starts the guest's \
+         own: leave it out, or give a command", .0.display()
+    )]
+    NobodyLoadsModules(PathBuf),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -144,6 +154,12 @@ pub struct VmConfig {
     pub debug_exit: Option<u16>,
     /// How to load and enter the kernel.
     pub boot: boot::Options,
+    /// Its root file system, if that is another than the initramfs.
+    pub root: Option<Root>,
+    /// The program in it that is process 1; if none was named, the init it has, or a shell.
+    pub init: Option<Vec<u8>>,
+    /// The directory of the kernel's modules; if none was named, the one this host has for it.
+    pub modules: Option<PathBuf>,
     /// The guest's command and its arguments; empty for a shell.
     pub command: Vec<Vec<u8>>,
 }
@@ -173,6 +189,11 @@ impl VmConfig {
             (None, Some(more)) => format!("{DEFAULT_CMDLINE} {}", text("--append", more)?),
             (None, None) => DEFAULT_CMDLINE.to_owned(),
         };
+        let root = args.rootfs.as_deref().map(rootfs::parse).transpose()?;
+        let (root, root_disk) = root.map_or((None, None), |(root, disk)| (Some(root), disk));
+        let init = args
+            .init
+            .map(|path| rootfs::parse_init(path, &args.command));
         let command: Vec<_> = args
             .command
             .into_iter()
@@ -187,11 +208,14 @@ impl VmConfig {
             cmdline,
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
-            disks: disk::parse_all(&args.disk)?,
+            disks: disk::parse_all(root_disk, &args.disk)?,
             nets: net::parse_all(&args.net)?,
             rng: args.rng,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
+            root,
+            init: init.transpose()?,
+            modules: args.modules,
             command,
         };
         config.check_devices()?;
@@ -199,7 +223,10 @@ impl VmConfig {
     }
 
     fn check_devices(&self) -> Result<(), Error> {
-        let foreign = guest_request::guest_end(self) == GuestEnd::Foreign;
+        let foreign = !guest_request::starts_our_init(self);
+        if let Some(modules) = self.modules.as_ref().filter(|_| foreign) {
+            return Err(Error::NobodyLoadsModules(modules.clone()));
+        }
         for net in &self.nets {
             match (&net.kind, net.address) {
                 // DHCP is the default of passt's cards: nobody asked us for it.
