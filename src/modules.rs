@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::boot::blob::{self, Blob};
-use crate::boot::identify::{FileSystem, HEAD};
+use crate::boot::identify::HEAD;
 use crate::boot::unpack::{self, Algorithm, Size};
 use crate::config::VmConfig;
 use crate::config::rootfs::{Mode, Root};
@@ -86,6 +86,10 @@ pub enum Error {
     },
 }
 
+/// Modules that others ask for by a name that only modprobe could resolve, not by modules.dep: the
+/// one that asks, and the one it means.
+const ASKED_FOR: [(&str, &str); 2] = [("ext4", "crc32c_generic"), ("libcrc32c", "crc32c_generic")];
+
 /// A module to load.
 #[derive(Debug)]
 pub struct Module {
@@ -131,10 +135,6 @@ fn wanted(config: &VmConfig) -> Vec<Wanted> {
         wanted.push(must("virtio_rng", "--rng"));
     }
     if let Some(Root::Image(system, mode)) = &config.root {
-        // ext4 asks for its checksums by a name that only modprobe could resolve.
-        if *system == FileSystem::Ext4 {
-            wanted.extend([may("crc32c_generic"), may("libcrc32c")]);
-        }
         wanted.push(must(system.name(), "--rootfs"));
         if *mode == Mode::OverlayInGuest {
             wanted.push(must("overlay", "--rootfs with overlay"));
@@ -242,6 +242,9 @@ impl<'a> Tree<'a> {
         }
         for need in needs {
             self.visit(&name_of(need), met, order);
+        }
+        for (_, meant) in ASKED_FOR.iter().filter(|(asks, _)| *asks == name) {
+            self.visit(meant, met, order);
         }
         order.push(path);
     }
@@ -351,6 +354,17 @@ mod tests {
         let tree = Tree::open(&top).unwrap();
         let order = tree.order(&[must("virtio_mmio", "all")]).unwrap();
         assert_eq!(order, ["kernel/a.ko", "kernel/virtio_mmio.ko"]);
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn ext4_brings_its_checksums_where_they_are_a_module() {
+        let list = "kernel/ext4.ko: kernel/jbd2.ko\nkernel/jbd2.ko:\nkernel/crc32c_generic.ko:\n";
+        let top = tree("ext4", list, &[]);
+        let tree = Tree::open(&top).unwrap();
+        let order = tree.order(&[must("ext4", "all")]).unwrap();
+        let names: Vec<_> = order.into_iter().map(name_of).collect();
+        assert_eq!(names, ["jbd2", "crc32c_generic", "ext4"]);
         fs::remove_dir_all(top).unwrap();
     }
 
