@@ -33,6 +33,8 @@ say "fetching Debian 12's smallest system; this takes a minute or two"
 "${as_root[@]}" rm -f "$tree/etc/resolv.conf" "$tree/etc/hostname"
 "${as_root[@]}" sh -c "cd '$tree' && rm -rf var/cache/apt/*.bin var/cache/apt/archives/*.deb \
   var/lib/apt/lists/* usr/share/doc usr/share/man usr/share/info usr/share/locale"
+# For a test to compare with what a guest reads.
+sha256sum <"$tree/usr/bin/perl" >"$result.new/perl.sha256"
 truncate -s 192M "$result.new/root.ext4"
 "${as_root[@]}" mke2fs -q -t ext4 -L debian -E lazy_itable_init=1 -d "$tree" "$result.new/root.ext4"
 "${as_root[@]}" rm -rf "$tree"
