@@ -12,7 +12,7 @@
 //! is. Modules are the user's files; what is in them only the guest's kernel looks at.
 //!
 //! Sources: depmod(8), modules.dep(5); `[module]` Linux `include/linux/vermagic.h` and
-//! `kernel/module/version.c`, v6.12. Read next: [`crate::vcpu`].
+//! `kernel/module/version.c`, v6.12. Read next: [`crate::guest_request`].
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

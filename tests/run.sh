@@ -81,8 +81,8 @@ tests() {
 
 # ---- set-up ---------------------------------------------------------------------------------
 # Each step by itself: a program that does not compile must not keep the kernels from being built.
-check "tools" 900 guest-images/need.sh rust kernel testbed tests
-check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud
+check "tools" 900 guest-images/need.sh rust kernel roots testbed tests
+check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs
 check "full kernel" 2000 guest-images/build.sh full
 check "cottage" 600 make cottage
 check "testbed" 300 tests/testbed/build.sh
@@ -158,9 +158,23 @@ for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-c
 	ln -L "guest-images/out/$image" "$work/images/$image" 2>/dev/null ||
 		cp -L "guest-images/out/$image" "$work/images/$image"
 done
+# Only where they are asked for, being large: Debian with its modules; and passt, with its libraries.
+mkdir -p "$work/rootfs" "$work/passt"
+for image in full/vmlinux debian-cloud/vmlinuz debian-cloud/modules roots debian-rootfs; do
+	mkdir -p "$work/rootfs/$(dirname "$image")"
+	cp -al "guest-images/out/$image" "$work/rootfs/$image" 2>/dev/null ||
+		cp -a "guest-images/out/$image" "$work/rootfs/$image" || true
+done
+passt=$(command -v passt || true)
+[[ -z $passt ]] || for file in "$passt" $(ldd "$passt" | grep -o '/[^ ]*'); do
+	cp -L --parents "$file" "$work/passt/"
+done
 for program in "${suites[@]}"; do
 	name=$(suite_name "$program")
 	grep -q "^$name::" "$report.host" || continue
+	images=images more=()
+	[[ $name != rootfs ]] || images=rootfs
+	[[ $name != net ]] || more=(--dir "$work/passt:passt")
 	: >"$work/testbed-report"
 	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
 	# is not known: it is not waited for as long as the others.
@@ -169,8 +183,8 @@ for program in "${suites[@]}"; do
 	# shellcheck disable=SC2016
 	tests "$name" testbed "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
 		tests/testbed/run.sh --timeout "$limit" \
-		--file "$program" --file "$work/testbed-report" --dir "$work/images:images" -- \
-		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
+		--file "$program" --file "$work/testbed-report" --dir "$work/$images:images" "${more[@]}" -- \
+		env COTTAGE_PASST=/files/passt COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/testbed-report \
 		"/files/${program##*/}" --test-threads 2
 	cat "$work/testbed-report" >>"$report.testbed"
 done

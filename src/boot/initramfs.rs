@@ -23,17 +23,12 @@ use vm_memory::GuestAddress;
 
 use super::blob::{self, Blob};
 use super::identify::{HEAD, Kind, identify};
+use super::newc::{self, ALIGNMENT, Attributes, DIRECTORY, FILE};
 use crate::memory::GuestMemory;
 use crate::memory::layout::MMIO_GAP_START;
 
-/// Archives, names and data start on multiples of this, in bytes (`[buffer]`, newc).
-const ALIGNMENT: u64 = 4;
 /// `[boot]` The kernel frees the initramfs in pages; 4 KiB on x86.
 const PAGE: u64 = 4096;
-/// `[buffer]` c_mode of a directory and of a file.
-const DIRECTORY: u32 = 0o040_000;
-const FILE: u32 = 0o100_000;
-
 /// Why an initramfs cannot be made or placed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -131,37 +126,6 @@ enum Piece<'a> {
     /// A file that is opened when its turn comes: a directory can have more than a process can have
     /// open.
     File(PathBuf, u64),
-}
-
-/// What an archive says of a file, besides its name and content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    /// Kind and permissions, as in stat(2).
-    pub mode: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Seconds since 1970.
-    pub mtime: u32,
-    /// Major and minor number of the device that it is.
-    pub device: (u32, u32),
-    /// If it has more than one name: its number, 0 at its first name, and how many there are.
-    pub links: Option<(u32, u32)>,
-}
-
-impl Attributes {
-    /// A file of root's, as those that cottage makes itself.
-    pub fn of_root(mode: u32) -> Self {
-        Self {
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            device: (0, 0),
-            links: None,
-        }
-    }
 }
 
 impl<'a> Initramfs<'a> {
@@ -301,52 +265,24 @@ impl<'a> Initramfs<'a> {
         Ok(())
     }
 
-    /// `[buffer]` "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with
-    /// its NUL, padded so that the data starts on a multiple of 4.
+    /// The entry's header and its zeros; returns its number.
     fn header(&mut self, path: &[u8], attributes: Attributes, len: u64) -> Result<u32, Error> {
-        let lossy = || String::from_utf8_lossy(path).into_owned();
-        let refused = |why| Error::Path { path: lossy(), why };
-        // The kernel unpacks relative to its root; absolute names would do, but no tool makes any.
-        let leading = path.iter().take_while(|byte| **byte == b'/').count();
-        let name = path.get(leading..).unwrap_or_default();
-        if name.is_empty() {
-            return Err(refused("it names nothing"));
-        }
-        if name.contains(&0) {
-            return Err(refused("it contains a NUL"));
-        }
-        // [buffer] The kernel skips names longer than PATH_MAX.
-        let name_size = u32::try_from(name.len() + 1)
-            .ok()
-            .filter(|size| *size <= 4096);
-        let name_size = name_size.ok_or_else(|| refused("it is longer than 4095 bytes"))?;
-        let size =
-            u32::try_from(len).map_err(|_too_long| Error::FileTooLong { path: lossy(), len })?;
-        // The kernel matches names of one file by its number, and looks only at files that say they
-        // have two or more.
+        let path_text = || String::from_utf8_lossy(path).into_owned();
+        let size = u32::try_from(len).map_err(|_too_long| Error::FileTooLong {
+            path: path_text(),
+            len,
+        })?;
         let (inode, links) = match attributes.links {
             Some((0, count)) => (self.next_inode(), count),
             Some((known, count)) => (known, count),
             None => (self.next_inode(), 1),
         };
-        // Fields in order: inode, mode, uid, gid, links, mtime, size, device of the file (2),
-        // device it is (2), name size, checksum.
-        let Attributes {
-            mode,
-            uid,
-            gid,
-            mtime,
-            device: (major, minor),
-            ..
-        } = attributes;
-        let fields = [
-            inode, mode, uid, gid, links, mtime, size, 0, 0, major, minor, name_size, 0,
-        ];
-        let digits: String = fields.iter().map(|field| format!("{field:08x}")).collect();
-        self.push(b"070701");
-        self.push(digits.as_bytes());
-        self.push(name);
-        self.push(b"\0");
+        let header = newc::header(path, &attributes, (inode, links), size);
+        let header = header.map_err(|why| Error::Path {
+            path: path_text(),
+            why,
+        })?;
+        self.push(&header);
         self.pad();
         Ok(inode)
     }

@@ -36,6 +36,7 @@ pub mod load;
 pub mod memory_map;
 pub mod zero_page;
 pub mod pvh;
+pub mod newc;
 pub mod initramfs;
 pub mod pack;
 

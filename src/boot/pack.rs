@@ -18,7 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::initramfs::{Attributes, Error, Initramfs, cannot_read};
+use super::initramfs::{Error, Initramfs, cannot_read};
+use super::newc::Attributes;
 
 /// Memory comes in pages, files in memory too.
 const PAGE: u64 = 4096;
