@@ -80,7 +80,7 @@ fn boot(environment: Strings) -> ! {
         root::enter(&root);
     }
     if let Some(path) = successor {
-        power.mark(Mark::Ready);
+        power.mark(Mark::HandedOver);
         child::become_init(path, &run, environment, power);
         // Still here, without the ports.
         console::take(&run);
