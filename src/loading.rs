@@ -27,6 +27,9 @@ use crate::virtio::attach;
 
 /// Memory for the kernel's own needs and a few programs, beside a root in memory.
 const ROOM: u64 = 32 << 20; // 32 MiB
+/// Linux describes each page of 4096 bytes by 64 of its own; the double of that is enough for tables
+/// that grow with memory.
+const PAGE_TABLES: u64 = 32;
 
 /// Why the guest could not be loaded; each of these is the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +57,8 @@ pub enum Error {
     Initramfs(#[from] boot::initramfs::Error),
     /// The root's directory is too large for the guest's memory.
     #[error(
-        "Cannot put --rootfs {} into {} MiB of guest memory: its files are {names} and take {} MiB, \
-         twice while they are unpacked; --memory {needed_mib}M would do, or an image of them, which \
+        "Cannot put --rootfs {} into {} MiB of guest memory: its {names} files take {} MiB, three \
+         times that to be unpacked; --memory {needed_mib}M would do, or an image of them, which \
          needs no memory: mke2fs -t ext4 -d {} root.img 1G",
         directory.display(), memory >> 20, unpacked.div_ceil(1 << 20), directory.display()
     )]
@@ -216,16 +219,24 @@ fn add_modules(
 
 /// Refuses a root that the guest's kernel could not unpack, before it panics over that.
 ///
-/// While it unpacks, both the archive and the files are in memory; and the files may take half of
-/// it, the limit of a tmpfs.
+/// It unpacks into a tmpfs, which takes half of the memory that the kernel, its tables of pages and the
+/// archive leave.
 fn check_room(
     directory: &Path,
     packed: &Packed,
     (kernel, archive): (&LoadedKernel, u64),
     memory: &GuestMemory,
 ) -> Result<(), Error> {
-    let files = 2 * packed.unpacked.max(archive);
-    let needed = kernel.end.0.saturating_add(files).saturating_add(ROOM);
+    let needed = [
+        kernel.end.0,
+        archive,
+        packed.unpacked,
+        packed.unpacked,
+        ROOM,
+    ]
+    .into_iter()
+    .fold(0_u64, u64::saturating_add);
+    let needed = needed.saturating_add(needed / PAGE_TABLES);
     if needed <= memory.size() {
         return Ok(());
     }

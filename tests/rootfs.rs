@@ -193,7 +193,7 @@ fn directory_is_root_in_memory_with_kinds_modes_and_links() {
     );
 }
 
-/// 40 MiB, which no memory of 96 MiB can hold twice.
+/// 40 MiB, which a memory of 96 MiB cannot unpack.
 const LARGE: usize = 40 << 20;
 
 #[test]
@@ -209,7 +209,7 @@ fn directory_too_large_for_memory_says_how_much_would_do() {
         cottage(&[&machine[..], &["--", "sh", "-c", line]].concat())
     };
     let refused = run("96M").expect_code(110);
-    let words = "twice while they are unpacked; --memory ";
+    let words = "three times that to be unpacked; --memory ";
     let refused = refused.expect_stderr(words);
     let rest = refused.stderr.split(words).nth(1).unwrap();
     let memory = rest.split(' ').next().unwrap();
