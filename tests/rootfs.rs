@@ -9,6 +9,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -217,6 +218,28 @@ fn directory_too_large_for_memory_says_how_much_would_do() {
 }
 
 #[test]
+fn file_that_may_not_be_read_is_named_with_what_helps() {
+    // What is packed is read before KVM is asked for anything that counts.
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let root = files.path("root");
+    fs::create_dir(&root).unwrap();
+    let secret = files.file("root/secret", b"x");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = Command::new(program());
+    command.args(["run", "--rootfs", &root]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    finish(command, b"")
+        .expect_code(110)
+        .expect_stderr(&format!(
+            "Cannot read {secret}; a root with files that are not yours"
+        ))
+        .expect_stderr("Permission denied");
+}
+
+#[test]
 fn root_without_an_init_gets_a_shell() {
     let Some(_) = linux_kvm() else { return };
     let Some(busybox) = busybox() else { return };
@@ -251,7 +274,7 @@ fn debian_boots_on_its_own_kernel_with_disk_and_network() {
     }
     let files = Scratch::new();
     fs::create_dir(files.path("www")).unwrap();
-    let sent: Vec<u8> = (0..2_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let sent: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(files.path("www/file"), &sent).unwrap();
     let host = format!(
         "set -e; ip tuntap add tap0 mode tap 2>/dev/null || tunctl -t tap0 >/dev/null\n\

@@ -56,6 +56,18 @@ pub enum Error {
         /// Its length.
         len: u64,
     },
+    /// A directory that no memory would do for.
+    #[error(
+        "Cannot put {} into the guest's memory: more than {} MiB of files do not fit below the gap, \
+         whatever --memory; make an image of them: mke2fs -t ext4 -d {} root.img SIZE",
+        path.display(), limit >> 20, path.display()
+    )]
+    DirectoryTooLarge {
+        /// The directory.
+        path: PathBuf,
+        /// The most there can be, in bytes.
+        limit: u64,
+    },
     /// There is not enough RAM.
     #[error(
         "Cannot place an initramfs of {len:#x} bytes: the kernel ends at {kernel_end:#x}, guest \

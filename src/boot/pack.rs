@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::initramfs::{Error, Initramfs, cannot_read};
 use super::newc::Attributes;
+use crate::memory::layout::MMIO_GAP_START;
 
 /// Memory comes in pages, files in memory too.
 const PAGE: u64 = 4096;
@@ -40,7 +41,7 @@ pub struct Packed {
 /// Adds `directory` and all that is in it to `archive`, as `name`.
 ///
 /// # Errors
-/// [`Error::Open`] for a directory or link that cannot be read; the archive's own for a name or file
+/// [`Error::DirectoryTooLarge`]; [`Error::Open`] for a directory or link that cannot be read; the archive's own for a name or file
 /// that is too long.
 pub fn pack(directory: &Path, name: &str, archive: &mut Initramfs<'_>) -> Result<Packed, Error> {
     // The one link that is followed is the one the user gave.
@@ -58,6 +59,13 @@ pub fn pack(directory: &Path, name: &str, archive: &mut Initramfs<'_>) -> Result
                 fs::symlink_metadata(&path).map_err(|source| cannot_read(&path, source))?;
             if packing.add(&path, &name, &metadata, archive)? == Go::Inside {
                 waiting.push((path, name));
+            }
+            // Whoever names a whole system by mistake is told at once, not when all is counted.
+            if archive.len() > MMIO_GAP_START.0 {
+                return Err(Error::DirectoryTooLarge {
+                    path: directory.to_owned(),
+                    limit: MMIO_GAP_START.0,
+                });
             }
         }
     }
@@ -245,6 +253,21 @@ mod tests {
                 entry("r/a", 0o100_644, 2, "once"),
                 entry("r/b", 0o100_644, 2, ""),
             ]
+        );
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn more_than_any_memory_holds_is_refused_without_being_read() {
+        let top = directory("pack-large");
+        // Holes: they take no place on this disk, and would in the guest.
+        let file = fs::File::create(top.join("a")).unwrap();
+        file.set_len(MMIO_GAP_START.0 + 1).unwrap();
+        let error = pack(&top, "r", &mut Initramfs::new()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("more than 3072 MiB of files do not fit"),
+            "{text}"
         );
         fs::remove_dir_all(top).unwrap();
     }
