@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud testbed test bench bench-icount bench-micro clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-micro clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -91,7 +91,12 @@ initramfs: ## guest-images/out/initramfs.cpio: init and busybox
 	@guest-images/build.sh initramfs
 
 debian-cloud: ## guest-images/out/debian-cloud: Debian's stock kernel, to boot what is not ours
+	@guest-images/need.sh roots
 	@guest-images/build.sh debian-cloud
+
+debian-rootfs: ## guest-images/out/debian-rootfs: a small Debian on a disk image, made by debootstrap
+	@guest-images/need.sh roots
+	@guest-images/build.sh debian-rootfs
 
 testbed: ## run a command in an emulated host with KVM: make testbed CMD='cottage doctor' FILES=...
 	@guest-images/need.sh testbed
@@ -113,7 +118,7 @@ bench-micro: ## what single steps cost here: exits, printing, loading, unpacking
 	@cargo bench --quiet --package cottage --bench micro -- $(NAME)
 
 clean: ## remove what was built, keep downloads, sources and object files
-	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/init $(images)/initramfs.cpio
+	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/init $(images)/initramfs.cpio
 
 distclean: clean ## remove downloads, sources and object files too
 	rm -rf $(images)

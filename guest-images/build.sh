@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds guest images: guest-images/build.sh tiny|full|init|initramfs|debian-cloud ...
+# Builds guest images: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots ...
 #
 # Results go to guest-images/out. Nothing is rebuilt while its inputs are unchanged. Environment:
 # JOBS, how many compilers run at once (default: one per processor).
@@ -23,29 +23,33 @@ build_init() {
 # Debian's stock kernel, taken out of its package without installing it.
 build_debian_cloud() {
   local result=$out/debian-cloud inputs deb
-  inputs=$(cat "$images/build.sh" <(pinned linux-image-cloud version) | sha256sum | cut -d' ' -f1)
+  # Not from this file: it changes for other images too.
+  inputs=$(declare -f build_debian_cloud | cat - <(pinned linux-image-cloud version) | sha256sum | cut -d' ' -f1)
   if same_inputs "$result" "$inputs"; then return; fi
   mkdir -p "$cache"
   need_space "$cache" 300 "Debian's cloud kernel"
+  PATH=$PATH:/usr/sbin:/sbin need_commands roots depmod
   deb=$(fetch linux-image-cloud linux-image-cloud-amd64)
   rm -rf "$result.new"
   mkdir -p "$result.new"
   dpkg-deb --extract "$deb" "$result.new/package"
   mv "$result.new/package/boot/"vmlinuz-* "$result.new/vmlinuz"
   mv "$result.new/package/boot/"config-* "$result.new/config"
-  # Debian 13's packages have everything under /usr.
+  # Debian 13's packages have everything under /usr, where depmod does not look.
   if [ -d "$result.new/package/usr/lib/modules" ]; then
-    mv "$result.new/package/usr/lib/modules" "$result.new/modules"
-  else
-    mv "$result.new/package/lib/modules" "$result.new/modules"
+    mkdir -p "$result.new/package/lib"
+    mv "$result.new/package/usr/lib/modules" "$result.new/package/lib/"
   fi
+  # What installing the package would do.
+  PATH=$PATH:/usr/sbin:/sbin depmod -b "$result.new/package" "$(ls "$result.new/package/lib/modules")"
+  mv "$result.new/package/lib/modules" "$result.new/modules"
   rm -rf "$result.new/package" "$(dirname "$deb")"
   echo "$inputs" >"$result.new/inputs.sha256"
   publish "$result.new" "$result"
   say "unpacked $result/vmlinuz"
 }
 
-[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud ..."
+[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots ..."
 mkdir -p "$cache"
 for image; do
   # In a shell of its own, whose end gives back the image's lock, and the source's if it was taken.
@@ -57,6 +61,8 @@ for image; do
       (lock initramfs; "$images/initramfs/build.sh") 8>"$cache/lock.source"
       ;;
     debian-cloud) (lock debian-cloud; build_debian_cloud) ;;
-    *) die "unknown image $image; there are tiny, full, init, initramfs and debian-cloud" ;;
+    debian-rootfs) (lock debian-rootfs; "$images/roots/debian.sh") ;;
+    roots) (lock roots; "$images/roots/busybox.sh") ;;
+    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs and roots" ;;
   esac
 done

@@ -3,6 +3,7 @@
 #
 #   rust     a Rust compiler that can build cottage
 #   kernel   what Linux is built with
+#   roots    what root file systems for the tests are made with
 #   testbed  an emulator that stands in for a host with KVM, and what is put into it
 #   tests    clippy and rustfmt for the checks of `make test`
 #
@@ -24,8 +25,8 @@ command_or() { command -v "$1" >/dev/null || need "$2" "$3"; }
 # header_or HEADER PACKAGE REASON
 header_or() { [ -e "/usr/include/$1" ] || [ -e "/usr/include/x86_64-linux-gnu/$1" ] || need "$2" "$3"; }
 
-# rustup puts its tools where a login shell finds them and a script may not.
-PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+# rustup puts its tools where a login shell finds them and a script may not; so do packages for root.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin
 
 rust_is_new_enough() {
   local version
@@ -78,6 +79,14 @@ need_testbed() {
   command_or cpio cpio "packs files for the emulated host"
 }
 
+need_roots() {
+  command_or debootstrap debootstrap "makes a small Debian"
+  command_or mke2fs e2fsprogs "makes ext4 images"
+  command_or mkfs.erofs erofs-utils "makes erofs images"
+  command_or mksquashfs squashfs-tools "makes squashfs images"
+  command_or depmod kmod "lists which modules of Debian's kernel need which"
+}
+
 need_tests() {
   need_rust
   command -v cargo-clippy >/dev/null || rust_packages rust-web-clippy "checks Rust code"
@@ -90,11 +99,11 @@ need_tests() {
 # shellcheck disable=SC1091 # not a file of ours
 release=$(. /etc/os-release 2>/dev/null && [ "${ID:-}" = debian ] && echo "${VERSION_CODENAME:-}") || release=
 
-[ $# -gt 0 ] || { echo "usage: guest-images/need.sh rust|kernel|testbed|tests ..." >&2; exit 1; }
+[ $# -gt 0 ] || { echo "usage: guest-images/need.sh rust|kernel|roots|testbed|tests ..." >&2; exit 1; }
 for group; do
   case $group in
-    rust | kernel | testbed | tests) "need_$group" ;;
-    *) echo "need.sh: unknown group $group; there are rust, kernel, testbed and tests" >&2; exit 1 ;;
+    rust | kernel | roots | testbed | tests) "need_$group" ;;
+    *) echo "need.sh: unknown group $group; there are rust, kernel, roots, testbed and tests" >&2; exit 1 ;;
   esac
 done
 # cottage itself is built with musl's C library if this Rust can (docs/adr/0014-musl.md). Only rustup can

@@ -171,6 +171,26 @@ pub struct MachineArgs {
     #[arg(long, value_name = "FILE")]
     pub initramfs: Option<PathBuf>,
 
+    /// Root file system: a directory, whose files are copied into the guest's memory, or an image
+    /// of an ext4, erofs or squashfs file system, which becomes the first disk. ro: read only;
+    /// overlay: IMAGE stays as it is; a comma in the name is written twice
+    #[arg(
+        long,
+        value_name = "DIR|IMAGE[,ro|,overlay]",
+        conflicts_with = "initramfs"
+    )]
+    pub rootfs: Option<OsString>,
+
+    /// Program in that root to start as process 1 [default: its /sbin/init if it has one, else a
+    /// shell]
+    #[arg(long, value_name = "PATH", requires = "rootfs")]
+    pub init: Option<OsString>,
+
+    /// The kernel's modules, a directory as /lib/modules/VERSION: those that the devices need are
+    /// brought and loaded [default: this host's for --kernel's version, if it has them]
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+
     /// Kernel command line, replacing cottage's own
     #[arg(long, value_name = "STR", conflicts_with = "append")]
     pub cmdline: Option<OsString>,
@@ -307,6 +327,9 @@ impl MachineArgs {
             "--initramfs",
             self.initramfs.as_deref().map(Path::as_os_str),
         );
+        flag("--rootfs", self.rootfs.as_deref());
+        flag("--init", self.init.as_deref());
+        flag("--modules", self.modules.as_deref().map(Path::as_os_str));
         flag("--cmdline", self.cmdline.as_deref());
         flag("--append", self.append.as_deref());
         flag("--memory", Some(OsStr::new(&self.memory)));
@@ -478,6 +501,13 @@ mod tests {
         for words in [
             &given[..],
             &["cottage", "run", "--cmdline="],
+            &[
+                "cottage",
+                "run",
+                "--rootfs=-r,ro",
+                "--init=/i",
+                "--modules=m",
+            ],
             &["cottage", "run"],
         ] {
             let parse = |words: Vec<OsString>| match Cli::try_parse_from(words).unwrap().command {

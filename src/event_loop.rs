@@ -27,7 +27,7 @@ use crate::console::signals::{Event, Signals, stop_self};
 use crate::console::terminal;
 use crate::console::words::Words;
 use crate::control::Control;
-use crate::devices::report::{MARK_READY, MarkPort};
+use crate::devices::report::{MARK_HANDED_OVER, MARK_READY, MarkPort};
 use crate::devices::serial::SerialPort;
 use crate::outcome::Ending;
 use crate::virtio::console::Port;
@@ -48,7 +48,8 @@ const END_OF_TRANSMISSION: u8 = 0x04;
 /// What the end of stdin looks like to the guest, and when it may be given input at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestEnd {
-    /// Our init: input waits for its ready mark, the end is a serial break or [`coding::END`].
+    /// Our init: input waits for its ready mark, the end is a serial break or [`coding::END`]. It
+    /// may hand over to another, without ever being ready.
     OurInit,
     /// Any other guest: input waits for its console's driver, the end is Ctrl-D.
     Foreign,
@@ -165,13 +166,10 @@ impl<'a> EventLoop<'a> {
 
     /// Gives the guest what it takes.
     fn deliver(&mut self) {
-        let Served {
-            port, marks, guest, ..
-        } = self.served;
-        if *guest == GuestEnd::OurInit && !marks.reached(MARK_READY) {
+        let Some(guest) = self.listener() else {
             return;
-        }
-        if self.burst >= BURST && port.is_none() {
+        };
+        if self.burst >= BURST && self.served.port.is_none() {
             std::thread::sleep(PAUSE);
             self.burst = 0;
         }
@@ -186,17 +184,27 @@ impl<'a> EventLoop<'a> {
             self.burst += taken;
         }
         if self.input.is_empty() && !self.stdin_open {
-            self.signal_end();
+            self.signal_end(guest);
+        }
+    }
+
+    /// Who listens at the other end by now.
+    fn listener(&self) -> Option<GuestEnd> {
+        let Served { marks, guest, .. } = self.served;
+        match guest {
+            GuestEnd::OurInit if marks.reached(MARK_READY) => Some(GuestEnd::OurInit),
+            GuestEnd::OurInit if !marks.reached(MARK_HANDED_OVER) => None,
+            _ => Some(GuestEnd::Foreign),
         }
     }
 
     /// Tells the guest that stdin has ended, as far as it takes the signs of it now.
-    fn signal_end(&mut self) {
+    fn signal_end(&mut self, guest: GuestEnd) {
         if self.is_coded() {
             return;
         }
         let served = self.served;
-        let (signs, send): (u8, &dyn Fn() -> bool) = match served.guest {
+        let (signs, send): (u8, &dyn Fn() -> bool) = match guest {
             // Two, because a kernel with CONFIG_MAGIC_SYSRQ_SERIAL keeps the first break on a
             // console for itself. Our init ignores what comes after the end.
             GuestEnd::OurInit if served.port.is_none() => (2, &|| served.serial.receive_break()),

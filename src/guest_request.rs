@@ -8,15 +8,17 @@
 //! init comes along in the segment and is named on the command line. With a user's own and no
 //! command nothing is added: that guest is the user's.
 //!
+//! A root of the user's (`--rootfs`) needs the built-in initramfs: its init mounts the first disk, or
+//! takes the directory [`ROOT_PATH`], and makes that the root. Kernel modules travel as files too.
+//!
 //! The reader is `guest-images/init`. Source: Linux
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
 //! Read next: [`crate::vcpu`].
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::config::net::{Address, Net};
-use crate::config::port::Port;
-use crate::config::share::Share;
+use crate::config::net::Address;
+use crate::config::rootfs::{Mode, Root};
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -25,20 +27,30 @@ use crate::event_loop::GuestEnd;
 pub const REQUEST_PATH: &str = ".cottage/run";
 /// Where it finds our init when the initramfs is the user's.
 pub const INIT_PATH: &str = ".cottage/init";
+/// Where it finds the files of a directory that is to be its root.
+pub const ROOT_PATH: &str = ".cottage/root";
+/// Where it finds kernel modules.
+pub const MODULES_PATH: &str = ".cottage/modules";
 /// Tells the kernel to start that init.
 pub const INIT_PARAMETER: &str = "rdinit=/.cottage/init";
 
+/// Whether our init is what the kernel starts.
+pub fn starts_our_init(config: &VmConfig) -> bool {
+    config.initramfs == Source::BuiltIn || !config.command.is_empty()
+}
+
 /// Who will be at the other end of the serial line.
 pub fn guest_end(config: &VmConfig) -> GuestEnd {
-    match &config.initramfs {
-        Source::File(_) if config.command.is_empty() => GuestEnd::Foreign,
-        _ => GuestEnd::OurInit,
+    if starts_our_init(config) {
+        GuestEnd::OurInit
+    } else {
+        GuestEnd::Foreign
     }
 }
 
 /// Whether our init must be brought along.
 pub fn needs_init(config: &VmConfig) -> bool {
-    guest_end(config) == GuestEnd::OurInit && config.initramfs != Source::BuiltIn
+    starts_our_init(config) && config.initramfs != Source::BuiltIn
 }
 
 /// What stdin and stdout are, as far as the guest should know.
@@ -67,13 +79,9 @@ impl HostConsole {
 /// The request file: NUL-terminated `key=value` strings, `arg` once a word.
 ///
 /// A `nic` begins what is said of one network card; the kernel calls them eth0, eth1 and so on, in
-/// the order in which it finds the devices. A `share` begins what is said of one folder.
-pub fn request(
-    command: &[Vec<u8>],
-    nets: &[Net],
-    shares: &[Share],
-    console: &HostConsole,
-) -> Vec<u8> {
+/// the order in which it finds the devices. A `share` begins what is said of one folder. `modules`
+/// are names of files in the initramfs, in the order to load them in.
+pub fn request(config: &VmConfig, modules: &[String], console: &HostConsole) -> Vec<u8> {
     let kind = if console.interactive { "tty" } else { "pipe" };
     let mut records = vec![
         format!("stdin={}", if console.coded { "coded" } else { kind }),
@@ -86,7 +94,16 @@ pub fn request(
     if let Some(term) = &console.term {
         records.push(format!("term={term}"));
     }
-    for (number, net) in nets.iter().enumerate() {
+    records.extend(modules.iter().map(|path| format!("module=/{path}")));
+    records.extend(config.root.iter().flat_map(root));
+    // Our init waits for them and gives them names.
+    records.extend(
+        config
+            .ports
+            .iter()
+            .map(|port| format!("port={}", port.name)),
+    );
+    for (number, net) in config.nets.iter().enumerate() {
         records.push(format!("nic=eth{number}"));
         match net.address {
             Address::None => {}
@@ -102,7 +119,7 @@ pub fn request(
         .flat_map(|r| [r.into_bytes(), vec![0]])
         .flatten()
         .collect();
-    for share in shares {
+    for share in &config.shares {
         file.extend(format!("share={}\0", share.tag).bytes());
         if share.read_only {
             file.extend_from_slice(b"ro=yes\0");
@@ -111,23 +128,54 @@ pub fn request(
         file.extend_from_slice(share.place().as_bytes());
         file.push(0);
     }
-    for word in command {
-        file.extend_from_slice(b"arg=");
-        file.extend_from_slice(word);
+    let init = config.init.iter().map(|path| (&b"init="[..], path));
+    let words = config.command.iter().map(|word| (&b"arg="[..], word));
+    for (key, value) in init.chain(words) {
+        file.extend_from_slice(key);
+        file.extend_from_slice(value);
         file.push(0);
     }
     file
 }
 
-/// What else the file says: the ports that our init waits for and gives names to.
-pub fn request_ports(ports: &[Port]) -> Vec<u8> {
-    let records = ports.iter().map(|port| format!("port={}\0", port.name));
-    records.collect::<String>().into_bytes()
+/// What is said of the root.
+fn root(root: &Root) -> Vec<String> {
+    let (kind, mode) = match root {
+        Root::Directory(_) => ("directory", Mode::Write),
+        Root::Image(system, mode) => (system.name(), *mode),
+    };
+    let mode = match mode {
+        Mode::Write => "rw",
+        Mode::ReadOnly => "ro",
+        Mode::OverlayInGuest => "overlay",
+    };
+    vec![format!("root={kind}"), format!("rootmode={mode}")]
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::boot::identify::FileSystem;
+    use crate::cli::{Cli, Command};
+
+    fn config(words: &[&str]) -> VmConfig {
+        let words = ["cottage", "run"].iter().chain(words);
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(args) => VmConfig::from_args(args.machine).unwrap(),
+            other => panic!("parsed as {other:?}"),
+        }
+    }
+
+    fn silent(interactive: bool) -> HostConsole {
+        HostConsole {
+            interactive,
+            coded: false,
+            window: None,
+            term: None,
+        }
+    }
 
     #[test]
     fn request_lists_console_and_words_nul_terminated() {
@@ -137,7 +185,7 @@ mod tests {
             window: Some((24, 80)),
             term: Some("xterm".to_owned()),
         };
-        let file = request(&[b"echo".to_vec(), b"a b\n\"".to_vec()], &[], &[], &console);
+        let file = request(&config(&["--", "echo", "a b\n\""]), &[], &console);
         let text = String::from_utf8(file).unwrap();
         assert_eq!(
             text,
@@ -148,33 +196,42 @@ mod tests {
 
     #[test]
     fn pipe_at_a_virtio_console_is_coded() {
-        let console = HostConsole {
-            interactive: false,
-            coded: true,
-            window: None,
-            term: None,
-        };
-        let text = String::from_utf8(request(&[], &[], &[], &console)).unwrap();
+        let mut console = silent(false);
+        console.coded = true;
+        let text = String::from_utf8(request(&config(&[]), &[], &console)).unwrap();
         assert_eq!(text, "stdin=coded\0stdout=pipe\0hostname=cottage\0");
     }
 
     #[test]
     fn request_names_the_ports() {
-        let ports = crate::config::port::parse_all(&["a=/x", "b=/y"].map(Into::into)).unwrap();
-        assert_eq!(request_ports(&ports), b"port=a\0port=b\0");
+        let config = config(&["--port=a=/x", "--port=b=/y"]);
+        let text = String::from_utf8(request(&config, &[], &silent(false))).unwrap();
+        assert!(text.contains("\0port=a\0port=b\0"), "{text:?}");
+    }
+
+    #[test]
+    fn request_says_where_each_folder_goes() {
+        let config = config(&[
+            "--share=a:src",
+            "--share=b:tools,ro,at=/opt/b b",
+            "--",
+            "ls",
+        ]);
+        assert_eq!(
+            String::from_utf8(request(&config, &[], &silent(true))).unwrap(),
+            "stdin=tty\0stdout=tty\0hostname=cottage\0share=src\0at=/mnt/src\0\
+             share=tools\0ro=yes\0at=/opt/b b\0arg=ls\0"
+        );
     }
 
     #[test]
     fn request_says_what_to_do_with_each_card() {
-        let nets = ["user", "tap=a", "tap=b,ip=10.0.0.2/24,gw=10.0.0.1"].map(Into::into);
-        let nets = crate::config::net::parse_all(&nets).unwrap();
-        let console = HostConsole {
-            interactive: true,
-            coded: false,
-            window: None,
-            term: None,
-        };
-        let text = String::from_utf8(request(&[], &nets, &[], &console)).unwrap();
+        let config = config(&[
+            "--net=user",
+            "--net=tap=a",
+            "--net=tap=b,ip=10.0.0.2/24,gw=10.0.0.1",
+        ]);
+        let text = String::from_utf8(request(&config, &[], &silent(true))).unwrap();
         assert_eq!(
             text,
             "stdin=tty\0stdout=tty\0hostname=cottage\0nic=eth0\0dhcp=yes\0nic=eth1\0\
@@ -183,20 +240,16 @@ mod tests {
     }
 
     #[test]
-    fn request_says_where_each_folder_goes() {
-        let shares = ["a:src", "b:tools,ro,at=/opt/b b"].map(Into::into);
-        let shares = crate::config::share::parse_all(&shares).unwrap();
-        let console = HostConsole {
-            interactive: true,
-            coded: false,
-            window: None,
-            term: None,
-        };
-        let file = request(&[b"ls".to_vec()], &[], &shares, &console);
+    fn request_names_modules_root_and_init() {
+        let mut config = config(&[]);
+        config.root = Some(Root::Image(FileSystem::Erofs, Mode::OverlayInGuest));
+        config.init = Some(b"/bin/x".to_vec());
+        let modules = ["a/b.ko".to_owned()];
+        let text = String::from_utf8(request(&config, &modules, &silent(false))).unwrap();
         assert_eq!(
-            String::from_utf8(file).unwrap(),
-            "stdin=tty\0stdout=tty\0hostname=cottage\0share=src\0at=/mnt/src\0\
-             share=tools\0ro=yes\0at=/opt/b b\0arg=ls\0"
+            text,
+            "stdin=pipe\0stdout=pipe\0hostname=cottage\0module=/a/b.ko\0root=erofs\0\
+             rootmode=overlay\0init=/bin/x\0"
         );
     }
 }

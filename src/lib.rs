@@ -25,6 +25,7 @@ pub mod loading;
 pub mod bundle;
 pub mod boot;
 pub mod platform;
+pub mod modules;
 pub mod guest_request;
 
 // 6. Processors.

@@ -4,19 +4,32 @@
 //! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
 //! Read next: [`crate::bundle`].
 
+use std::path::{Path, PathBuf};
+
 use crate::boot::blob::{self, Blob};
 use crate::boot::initramfs::{Initramfs, InitramfsRange};
+use crate::boot::pack::{Packed, pack};
 use crate::boot::{self, LoadedKernel};
 use crate::bundle::{self, Bundle};
+use crate::config::rootfs::Root;
 use crate::config::{Source, VmConfig};
-use crate::event_loop::GuestEnd;
-use crate::guest_request::{self, HostConsole, INIT_PARAMETER, INIT_PATH, REQUEST_PATH};
+use crate::console::words::say;
+use crate::guest_request::{
+    self, HostConsole, INIT_PARAMETER, INIT_PATH, MODULES_PATH, REQUEST_PATH, ROOT_PATH,
+};
 use crate::memory::layout::MP_TABLE;
 use crate::memory::{self, GuestMemory};
+use crate::modules;
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::entry_state::EntryState;
 use crate::virtio::attach;
+
+/// Memory for the kernel's own needs and a few programs, beside a root in memory.
+const ROOM: u64 = 32 << 20; // 32 MiB
+/// Linux describes each page of 4096 bytes by 64 of its own; the double of that is enough for tables
+/// that grow with memory.
+const PAGE_TABLES: u64 = 32;
 
 /// Why the guest could not be loaded; each of these is the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +49,28 @@ pub enum Error {
     /// The initramfs cannot be used.
     #[error(transparent)]
     Initramfs(#[from] boot::initramfs::Error),
+    /// The root's directory is too large for the guest's memory.
+    #[error(
+        "Cannot put --rootfs {} into {} MiB of guest memory: its {names} files take {} MiB, three \
+         times that to be unpacked; --memory {needed_mib}M would do, or an image of them, which \
+         needs no memory: mke2fs -t ext4 -d {} root.img 1G",
+        directory.display(), memory >> 20, unpacked.div_ceil(1 << 20), directory.display()
+    )]
+    RootTooLarge {
+        /// As given.
+        directory: PathBuf,
+        /// Files, directories and links in it.
+        names: u64,
+        /// Bytes they take.
+        unpacked: u64,
+        /// Guest memory.
+        memory: u64,
+        /// What would do.
+        needed_mib: u64,
+    },
+    /// The kernel's modules are not to be had.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
     /// The ACPI tables do not fit.
     #[error(transparent)]
     Acpi(#[from] platform::acpi::Error),
@@ -121,29 +156,86 @@ fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
     }
 }
 
-/// Puts the initramfs, with the request to our init behind it, above the kernel.
+/// Puts the initramfs above the kernel, with what our init needs behind it.
 fn load_initramfs(
     sources: &Sources,
     config: &VmConfig,
     kernel: &LoadedKernel,
     memory: &GuestMemory,
 ) -> Result<InitramfsRange, Error> {
-    let mut request = guest_request::request(
-        &config.command,
-        &config.nets,
-        &config.shares,
-        &HostConsole::of_this_process(config.virtio_console),
-    );
-    request.extend(guest_request::request_ports(&config.ports));
     let mut archive = Initramfs::new();
     archive.archive(&sources.initramfs)?;
-    if guest_request::guest_end(config) == GuestEnd::OurInit {
-        archive.directory(".cottage", 0o755)?;
-        archive.file(REQUEST_PATH, 0o644, &request)?;
-        if let Some(init) = &sources.init {
-            archive.file_from_blob(INIT_PATH, 0o755, init)?;
-        }
-        archive.finish()?;
+    if !guest_request::starts_our_init(config) {
+        return Ok(boot::place_initramfs(&archive, kernel, memory)?);
     }
+    archive.directory(".cottage", 0o755)?;
+    let modules = add_modules(config, kernel, &mut archive)?;
+    let console = HostConsole::of_this_process(config.virtio_console);
+    let request = guest_request::request(config, &modules, &console);
+    archive.file(REQUEST_PATH, 0o644, &request)?;
+    if let Some(init) = &sources.init {
+        archive.file_from_blob(INIT_PATH, 0o755, init)?;
+    }
+    if let Some(Root::Directory(directory)) = &config.root {
+        let packed = pack(directory, ROOT_PATH, &mut archive)?;
+        check_room(directory, &packed, (kernel, archive.len()), memory)?;
+    }
+    archive.finish()?;
     Ok(boot::place_initramfs(&archive, kernel, memory)?)
+}
+
+/// Adds the modules that the devices need; returns their names in the archive.
+fn add_modules(
+    config: &VmConfig,
+    kernel: &LoadedKernel,
+    archive: &mut Initramfs<'_>,
+) -> Result<Vec<String>, Error> {
+    let (directory, modules) = modules::collect(config, kernel.version.as_deref())?;
+    if modules.is_empty() {
+        return Ok(Vec::new());
+    }
+    if config.modules.is_none() {
+        // Nobody asked for these files: whose they are should be known.
+        say(&format!("using kernel modules of {}", directory.display()));
+    }
+    archive.directory(MODULES_PATH, 0o755)?;
+    let mut paths = Vec::with_capacity(modules.len());
+    for module in modules {
+        let path = format!("{MODULES_PATH}/{}.ko", module.name);
+        archive.file(&path, 0o644, &module.bytes)?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Refuses a root that the guest's kernel could not unpack, before it panics over that.
+///
+/// It unpacks into a tmpfs, which takes half of the memory that the kernel, its tables of pages and the
+/// archive leave.
+fn check_room(
+    directory: &Path,
+    packed: &Packed,
+    (kernel, archive): (&LoadedKernel, u64),
+    memory: &GuestMemory,
+) -> Result<(), Error> {
+    let needed = [
+        kernel.end.0,
+        archive,
+        packed.unpacked,
+        packed.unpacked,
+        ROOM,
+    ]
+    .into_iter()
+    .fold(0_u64, u64::saturating_add);
+    let needed = needed.saturating_add(needed / PAGE_TABLES);
+    if needed <= memory.size() {
+        return Ok(());
+    }
+    Err(Error::RootTooLarge {
+        directory: directory.to_owned(),
+        names: packed.names,
+        unpacked: packed.unpacked,
+        memory: memory.size(),
+        needed_mib: needed.div_ceil(1 << 20), // 1 MiB
+    })
 }

@@ -126,6 +126,65 @@ fn bytes_arrive_in_both_directions_and_travel_in_large_frames() {
     assert!(fs::read(files.path("upload")).unwrap() == content());
 }
 
+/// Runs the script $1 with the other words. COTTAGE_PASST names a directory with passt and its libraries,
+/// for a machine that has not installed it: the testbed. Its root is the initramfs, which passt could
+/// not leave by pivot_root(2), so one that it can is moved there first.
+const WITH_PASST: &str = "\
+set -e
+script=$1; shift
+[ -n \"$COTTAGE_PASST\" ] || exec sh -c \"$script\" sh \"$@\"
+mkdir new; mount -t tmpfs new new
+cp -a $COTTAGE_PASST/. new
+for directory in bin disk files tmp; do mkdir -p new/$directory; mount -o bind /$directory new/$directory; done
+for directory in dev proc; do mkdir -p new/$directory; mount -o rbind /$directory new/$directory; done
+cd new; mount -o move . /
+PATH=$PATH:/usr/bin exec chroot . sh -c \"$script\" sh \"$@\"
+";
+
+#[test]
+fn forwarded_port_of_passts_leads_to_a_server_in_the_guest() {
+    if !ready() {
+        return;
+    }
+    let installed = Command::new("passt").arg("--version").output().is_ok();
+    if !installed && std::env::var_os("COTTAGE_PASST").is_none() {
+        skip::<()>("any", "it needs passt");
+        return;
+    }
+    let files = Scratch::new();
+    // passt takes its addresses from the interface with the default route. The file is asked for until
+    // the guest's server answers.
+    let host = format!(
+        "set -e\n{TAP}\
+         tap out; ip link set lo up; ip route add default via 10.0.0.254 dev out\n\
+         cd {}\n\
+         (until busybox wget -q -O fetched http://127.0.0.1:8080/cgi-bin/file 2>/dev/null; do\n\
+            sleep 0.5\n\
+          done) &\n\
+         status=0; \"$@\" || status=$?; kill $! 2>/dev/null || true; exit $status",
+        files.path("")
+    );
+    // It ends when it has been asked once.
+    let line = "mkdir -p /www/cgi-bin; \
+        printf '#!/bin/sh\\necho; echo from the guest; touch /asked\\n' >/www/cgi-bin/file; \
+        chmod +x /www/cgi-bin/file; httpd -p 80 -h /www; \
+        ip -4 -o address show eth0 | grep -o 10.0.0.1/24; \
+        until [ -e /asked ]; do sleep 0.2; done; sleep 1";
+    let mut command = Command::new("unshare");
+    command
+        .args(["-r", "-n", "-m", "sh", "-c", WITH_PASST, "sh", &host])
+        .arg(program())
+        .arg("run")
+        .args(["--memory", "256M", "--net", "user,forward=tcp:8080:80"])
+        .args(["--", "sh", "-c", line])
+        .current_dir(files.path(""));
+    finish(command, b"")
+        .expect_code(0)
+        .expect_stdout("10.0.0.1/24\n");
+    let fetched = fs::read_to_string(files.path("fetched")).unwrap();
+    assert_eq!(fetched, "from the guest\n");
+}
+
 #[test]
 fn guest_gets_its_address_by_dhcp() {
     if !ready() {

@@ -592,6 +592,81 @@ fn missing_passt_names_its_package() {
     );
 }
 
+// ---- roots and modules --------------------------------------------------------------------------
+
+/// Runs `cottage run --rootfs VALUE`, which must refuse.
+#[track_caller]
+fn refused_root(value: &str, words: &[&str]) {
+    refused(&["run", "--rootfs", value], words);
+}
+
+#[test]
+fn missing_root_is_named() {
+    refused_root("/no/such/root", &["--rootfs /no/such/root", "No such file"]);
+    refused_root(
+        ",ro",
+        &["--rootfs \",ro\" names nothing", "IMAGE[,ro|,overlay]"],
+    );
+}
+
+#[test]
+fn root_that_is_no_file_system_is_named_with_a_hint() {
+    let files = Scratch::new();
+    let packed = files.file("root.ext4.gz", &gzip(b"an image"));
+    refused_root(&packed, &["is a file packed with gzip", "unpack it first"]);
+    let disk = files.file("disk.img", &header(0x200, b"EFI PART"));
+    refused_root(
+        &disk,
+        &["a GPT partition table", "or give the whole as --disk"],
+    );
+    let tar = files.file("root.tar", &header(257, b"ustar"));
+    refused_root(&tar, &["is a tar archive", "unpack it into a directory"]);
+    let cpio = files.file("root.cpio", b"070701");
+    refused_root(&cpio, &["is a cpio archive", "give it as --initramfs"]);
+    let qcow2 = files.file("root.qcow2", b"QFI\xfb");
+    refused_root(
+        &qcow2,
+        &["is a qcow2 disk image", "qemu-img convert -O raw"],
+    );
+    refused_root("/dev/null", &["it is no directory, file or block device"]);
+}
+
+#[test]
+fn options_of_a_root_are_checked() {
+    refused_root("/,ro", &["is a directory, and ro is for images"]);
+    refused_root("/,overlay", &["is a directory, and overlay is for images"]);
+    refused_root("a,rw", &["has the option \"rw\"", "one of ro and overlay"]);
+}
+
+#[test]
+fn root_with_an_initramfs_is_refused() {
+    let mut command = Command::new(plain_program());
+    command.args(["run", "--rootfs", "/", "--initramfs", "a"]);
+    finish(command, b"").expect_code(110).expect_stderr(
+        "'--rootfs <DIR|IMAGE[,ro|,overlay]>' cannot be used with '--initramfs <FILE>'",
+    );
+}
+
+#[test]
+fn init_that_is_no_path_or_has_a_command_beside_it_is_refused() {
+    refused(
+        &["run", "--rootfs", "/", "--init", "init"],
+        &["--init \"init\" is no path in the root", "/sbin/init"],
+    );
+    refused(
+        &["run", "--rootfs", "/", "--init", "/i", "--", "ls"],
+        &["nobody to run a command", "leave out one of them"],
+    );
+}
+
+#[test]
+fn modules_for_a_guest_without_our_init_are_refused() {
+    refused(
+        &["run", "--initramfs", "a", "--modules", "/m"],
+        &["--modules /m: cottage's init loads them", "give a command"],
+    );
+}
+
 // ---- files ------------------------------------------------------------------------------------
 
 #[test]

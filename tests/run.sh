@@ -81,8 +81,8 @@ tests() {
 
 # ---- set-up ---------------------------------------------------------------------------------
 # Each step by itself: a program that does not compile must not keep the kernels from being built.
-check "tools" 900 guest-images/need.sh rust kernel testbed tests
-check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud
+check "tools" 900 guest-images/need.sh rust kernel roots testbed tests
+check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs
 check "full kernel" 2000 guest-images/build.sh full
 check "cottage" 600 make cottage
 check "testbed" 300 tests/testbed/build.sh
@@ -145,6 +145,18 @@ for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-c
 		cp -L "guest-images/out/$image" "$work/images/$image"
 done
 
+# Only where they are asked for, being large: Debian with its modules; and passt, with its libraries.
+mkdir -p "$work/rootfs" "$work/passt"
+for image in full/vmlinux debian-cloud/vmlinuz debian-cloud/modules roots debian-rootfs; do
+	mkdir -p "$work/rootfs/$(dirname "$image")"
+	cp -al "guest-images/out/$image" "$work/rootfs/$image" 2>/dev/null ||
+		cp -a "guest-images/out/$image" "$work/rootfs/$image" || true
+done
+passt=$(command -v passt || true)
+[[ -z $passt ]] || for file in "$passt" $(ldd "$passt" | grep -o '/[^ ]*'); do
+	cp -L --parents "$file" "$work/passt/"
+done
+
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
 # up to three times, and the log says so. Any other failure stands.
 testbed_or_again() {
@@ -161,8 +173,10 @@ export -f testbed_or_again
 
 # in_testbed NAME PROGRAM LOG ARGUMENT...: a suite, or the tests of it that are named.
 in_testbed() {
-	local name=$1 program=$2 log=$3 limit=1100
+	local name=$1 program=$2 log=$3 limit=1100 images=images more=()
 	shift 3
+	[[ $name != rootfs ]] || images=rootfs
+	[[ $name != net ]] || more=(--dir "$work/passt:passt")
 	# The suite of networks takes half a minute, and has frozen the testbed more often than others, why
 	# is not known: it is not waited for as long.
 	[[ $name != net ]] || limit=300
@@ -170,8 +184,8 @@ in_testbed() {
 	# shellcheck disable=SC2016
 	timeout --kill-after=20 2300 bash -c 'testbed_or_again "$@"' bash \
 		tests/testbed/run.sh --timeout "$limit" \
-		--file "$program" --file "$work/testbed/$name/records" --dir "$work/images:images" -- \
-		env COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/records \
+		--file "$program" --file "$work/testbed/$name/records" --dir "$work/$images:images" "${more[@]}" -- \
+		env COTTAGE_PASST=/files/passt COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/records \
 		"/files/${program##*/}" --test-threads 2 "$@" </dev/null >"$log" 2>&1
 }
 

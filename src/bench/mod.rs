@@ -263,7 +263,8 @@ fn plan(args: &BenchArgs, copy: Option<&Copy>) -> Result<(Plan, Vec<Part>), Erro
 /// nothing that could be waited for.
 fn with_command(machine: &MachineArgs) -> MachineArgs {
     let mut machine = machine.clone();
-    if machine.command.is_empty() && machine.kernel.is_none() && machine.initramfs.is_none() {
+    let all_ours = machine.kernel.is_none() && machine.initramfs.is_none();
+    if machine.command.is_empty() && all_ours && machine.init.is_none() {
         machine.command = DEFAULT_COMMAND.map(Into::into).to_vec();
     }
     machine

@@ -18,6 +18,28 @@ use super::unpack::Algorithm;
 /// program headers of an ELF file: the loader then needs no further read for them.
 pub const HEAD: u64 = 4096;
 
+/// File systems that can be a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileSystem {
+    /// And its ancestors, which the same driver reads.
+    Ext4,
+    /// Read only by nature.
+    Erofs,
+    /// Read only by nature.
+    Squashfs,
+}
+
+impl FileSystem {
+    /// Its name for mount(2), and its module's.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
 /// What the first bytes say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -29,6 +51,8 @@ pub enum Kind {
     Packed(Algorithm),
     /// A cpio archive in the format Linux takes as initramfs.
     Cpio,
+    /// A file system that a guest can have as its root.
+    FileSystem(FileSystem),
     /// Something else: a phrase that fits after "it is".
     Other(String),
 }
@@ -41,6 +65,9 @@ impl Kind {
             Kind::BzImage => "a bzImage kernel".into(),
             Kind::Packed(algorithm) => format!("a file packed with {algorithm}"),
             Kind::Cpio => "a cpio archive".into(),
+            Kind::FileSystem(FileSystem::Ext4) => "an ext2, ext3 or ext4 file system".into(),
+            Kind::FileSystem(FileSystem::Erofs) => "an erofs file system".into(),
+            Kind::FileSystem(FileSystem::Squashfs) => "a squashfs file system".into(),
             Kind::Other(phrase) => phrase.clone(),
         }
     }
@@ -64,12 +91,25 @@ pub fn identify(head: &[u8]) -> Kind {
     if has(head, 0, b"070701") || has(head, 0, b"070702") {
         return Kind::Cpio;
     }
+    let system = FILE_SYSTEMS
+        .iter()
+        .find(|(offset, magic, _)| has(head, *offset, magic));
+    if let Some((_, _, system)) = system {
+        return Kind::FileSystem(*system);
+    }
     let known = SIGNATURES
         .iter()
         .find(|(offset, magic, _)| has(head, *offset, magic))
         .map(|(_, _, phrase)| (*phrase).to_owned());
     Kind::Other(known.unwrap_or_else(|| without_signature(head)))
 }
+
+/// Offset, magic bytes, file system.
+const FILE_SYSTEMS: &[(usize, &[u8], FileSystem)] = &[
+    (0, b"hsqs", FileSystem::Squashfs),
+    (0x400, b"\xe2\xe1\xf5\xe0", FileSystem::Erofs),
+    (0x438, b"\x53\xef", FileSystem::Ext4),
+];
 
 /// Offset, magic bytes, phrase. The first that matches wins, so the more specific stand first.
 const SIGNATURES: &[(usize, &[u8], &str)] = &[
@@ -99,9 +139,6 @@ const SIGNATURES: &[(usize, &[u8], &str)] = &[
     (0, b"QFI\xfb", "a qcow2 disk image"),
     (0, b"KDMV", "a VMDK disk image"),
     (0, b"vhdxfile", "a VHDX disk image"),
-    (0, b"hsqs", "a squashfs file system"),
-    (0x400, b"\xe2\xe1\xf5\xe0", "an erofs file system"),
-    (0x438, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
     (0, b"XFSB", "an XFS file system"),
     (0, b"!<arch>\ndebian-binary", "a Debian package (.deb)"),
     (0, b"!<arch>\n", "a static library (ar archive)"),

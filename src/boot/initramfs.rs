@@ -12,23 +12,23 @@
 //!
 //! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
 //! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
-//! Read next: [`crate::platform`].
+//! Read next: [`super::pack`].
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use vm_memory::GuestAddress;
 
 use super::blob::{self, Blob};
 use super::identify::{HEAD, Kind, identify};
+use super::newc::{self, ALIGNMENT, Attributes, DIRECTORY, FILE};
 use crate::memory::GuestMemory;
 use crate::memory::layout::MMIO_GAP_START;
 
-/// Archives, names and data start on multiples of this, in bytes (`[buffer]`, newc).
-const ALIGNMENT: u64 = 4;
 /// `[boot]` The kernel frees the initramfs in pages; 4 KiB on x86.
 const PAGE: u64 = 4096;
-/// `[buffer]` c_mode of a directory and of a file.
-const DIRECTORY: u32 = 0o040_000;
-const FILE: u32 = 0o100_000;
-
 /// Why an initramfs cannot be made or placed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -55,6 +55,18 @@ pub enum Error {
         path: String,
         /// Its length.
         len: u64,
+    },
+    /// A directory that no memory would do for.
+    #[error(
+        "Cannot put {} into the guest's memory: more than {} MiB of files do not fit below the gap, \
+         whatever --memory; make an image of them: mke2fs -t ext4 -d {} root.img SIZE",
+        path.display(), limit >> 20, path.display()
+    )]
+    DirectoryTooLarge {
+        /// The directory.
+        path: PathBuf,
+        /// The most there can be, in bytes.
+        limit: u64,
     },
     /// There is not enough RAM.
     #[error(
@@ -83,6 +95,16 @@ pub enum Error {
         kernel_end: u64,
         /// First address it does not take it at.
         max: u64,
+    },
+    /// A file that was packed by its name.
+    #[error("Cannot read {}{hint}", path.display())]
+    Open {
+        /// Its path on the host.
+        path: PathBuf,
+        /// What may help, or nothing.
+        hint: &'static str,
+        /// What the host said.
+        source: io::Error,
     },
     /// The bytes could not be read or copied.
     #[error(transparent)]
@@ -113,6 +135,9 @@ pub struct Initramfs<'a> {
 enum Piece<'a> {
     Bytes(Vec<u8>),
     Blob(&'a Blob),
+    /// A file that is opened when its turn comes: a directory can have more than a process can have
+    /// open.
+    File(PathBuf, u64),
 }
 
 impl<'a> Initramfs<'a> {
@@ -145,7 +170,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`].
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<(), Error> {
-        self.header(path, DIRECTORY | mode, 0)
+        self.header(path.as_bytes(), Attributes::of_root(DIRECTORY | mode), 0)?;
+        Ok(())
     }
 
     /// Adds a file with `bytes` in it; `mode` is its permission bits.
@@ -153,10 +179,45 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`] and [`Error::FileTooLong`].
     pub fn file(&mut self, path: &str, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-        self.header(path, FILE | mode, bytes.len() as u64)?;
+        self.entry(path.as_bytes(), Attributes::of_root(FILE | mode), bytes)?;
+        Ok(())
+    }
+
+    /// Adds anything, with `bytes` as its content: a symbolic link's are where it leads. Returns its
+    /// number in the archive, for other names of the same file.
+    ///
+    /// # Errors
+    /// [`Error::Path`] and [`Error::FileTooLong`].
+    pub fn entry(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        bytes: &[u8],
+    ) -> Result<u32, Error> {
+        let number = self.header(path, attributes, bytes.len() as u64)?;
         self.push(bytes);
         self.pad();
-        Ok(())
+        Ok(number)
+    }
+
+    /// Adds a file whose content are the first `len` bytes of the host's file `from`, which are read
+    /// when they are copied into the guest. Returns its number.
+    ///
+    /// # Errors
+    /// [`Error::Path`] and [`Error::FileTooLong`].
+    pub fn file_from_path(
+        &mut self,
+        path: &[u8],
+        attributes: Attributes,
+        (from, len): (PathBuf, u64),
+    ) -> Result<u32, Error> {
+        let number = self.header(path, attributes, len)?;
+        if len > 0 {
+            self.len += len;
+            self.pieces.push(Piece::File(from, len));
+        }
+        self.pad();
+        Ok(number)
     }
 
     /// Adds a file whose content is a blob; `mode` is its permission bits.
@@ -164,7 +225,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// [`Error::Path`] and [`Error::FileTooLong`].
     pub fn file_from_blob(&mut self, path: &str, mode: u32, blob: &'a Blob) -> Result<(), Error> {
-        self.header(path, FILE | mode, blob.len())?;
+        let attributes = Attributes::of_root(FILE | mode);
+        self.header(path.as_bytes(), attributes, blob.len())?;
         self.push_blob(blob);
         self.pad();
         Ok(())
@@ -175,7 +237,8 @@ impl<'a> Initramfs<'a> {
     /// # Errors
     /// None in practice: the trailer's name is a good one.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.header("TRAILER!!!", 0, 0)
+        self.header(b"TRAILER!!!", Attributes::of_root(0), 0)?;
+        Ok(())
     }
 
     /// Length in bytes, as it will be in the guest.
@@ -205,60 +268,40 @@ impl<'a> Initramfs<'a> {
                     blob.copy_to_guest(0, blob.len(), memory, to)?;
                     blob.len()
                 }
+                Piece::File(path, len) => {
+                    open(path, *len)?.copy_to_guest(0, *len, memory, to)?;
+                    *len
+                }
             };
         }
         Ok(())
     }
 
-    /// `[buffer]` "cpio_header": magic and 13 fields of 8 hexadecimal digits, then the name with
-    /// its NUL, padded so that the data starts on a multiple of 4.
-    fn header(&mut self, path: &str, mode: u32, len: u64) -> Result<(), Error> {
-        let refused = |why| Error::Path {
-            path: path.to_owned(),
-            why,
-        };
-        // The kernel unpacks relative to its root; absolute names would do, but no tool makes any.
-        let name = path.trim_start_matches('/');
-        if name.is_empty() {
-            return Err(refused("it names nothing"));
-        }
-        if name.contains('\0') {
-            return Err(refused("it contains a NUL"));
-        }
-        // [buffer] The kernel skips names longer than PATH_MAX.
-        let name_size = u32::try_from(name.len() + 1)
-            .ok()
-            .filter(|size| *size <= 4096);
-        let name_size = name_size.ok_or_else(|| refused("it is longer than 4095 bytes"))?;
+    /// The entry's header and its zeros; returns its number.
+    fn header(&mut self, path: &[u8], attributes: Attributes, len: u64) -> Result<u32, Error> {
+        let path_text = || String::from_utf8_lossy(path).into_owned();
         let size = u32::try_from(len).map_err(|_too_long| Error::FileTooLong {
-            path: path.to_owned(),
+            path: path_text(),
             len,
         })?;
-        // Fields in order: inode, mode, uid, gid, links, mtime, size, device of the file (2),
-        // device it is (2), name size, checksum. One link: two would mean hard links to match up.
-        self.inodes += 1;
-        let fields = [
-            self.inodes,
-            mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            0,
-            0,
-            name_size,
-            0,
-        ];
-        let digits: String = fields.iter().map(|field| format!("{field:08x}")).collect();
-        self.push(b"070701");
-        self.push(digits.as_bytes());
-        self.push(name.as_bytes());
-        self.push(b"\0");
+        let (inode, links) = match attributes.links {
+            Some((0, count)) => (self.next_inode(), count),
+            Some((known, count)) => (known, count),
+            None => (self.next_inode(), 1),
+        };
+        let header = newc::header(path, &attributes, (inode, links), size);
+        let header = header.map_err(|why| Error::Path {
+            path: path_text(),
+            why,
+        })?;
+        self.push(&header);
         self.pad();
-        Ok(())
+        Ok(inode)
+    }
+
+    fn next_inode(&mut self) -> u32 {
+        self.inodes = self.inodes.saturating_add(1);
+        self.inodes
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -279,6 +322,30 @@ impl<'a> Initramfs<'a> {
         for _ in self.len..self.len.next_multiple_of(ALIGNMENT) {
             self.push(&[0]);
         }
+    }
+}
+
+/// Opens a file to be packed. What has become a link or a pipe since it was looked at is refused, or
+/// fails to be read.
+fn open(path: &Path, len: u64) -> Result<Blob, Error> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|source| cannot_read(path, source))?;
+    Ok(Blob::file_range(file, 0, len, path.display().to_string()))
+}
+
+/// That the host does not let us read `path`, with what may help.
+pub fn cannot_read(path: &Path, source: io::Error) -> Error {
+    let hint = match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; a root with files that are not yours takes root's rights (sudo), or an image of it"
+        }
+        _ => "",
+    };
+    Error::Open {
+        path: path.to_owned(),
+        hint,
+        source,
     }
 }
 

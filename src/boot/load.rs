@@ -84,7 +84,14 @@ fn load_image(
             });
         }
     };
+    let version = match image {
+        Image::BzImage(bzimage, _) => bzimage.version.as_deref(),
+        _ => None,
+    };
+    // "6.1.0-56-cloud-amd64 (debian-kernel@lists.debian.org) #1 SMP ..."
+    let version = version.and_then(|text| text.split(' ').next());
     Ok(LoadedKernel {
+        version: version.map(str::to_owned),
         summary: image.to_string(),
         ..loaded
     })
@@ -119,6 +126,7 @@ fn load_elf(
         // A 64-bit kernel takes its initramfs anywhere in RAM; ours goes below the gap.
         initramfs_max: MMIO_GAP_START.0,
         cmdline_max: LINUX_CMDLINE_MAX,
+        version: None,
         summary: String::new(),
     })
 }
@@ -173,6 +181,7 @@ fn load_packed(
         setup_header: None,
         initramfs_max: MMIO_GAP_START.0,
         cmdline_max: LINUX_CMDLINE_MAX,
+        version: None,
         summary: String::new(),
     };
     Ok(with_header(loaded, &image.header))

@@ -36,7 +36,9 @@ pub mod load;
 pub mod memory_map;
 pub mod zero_page;
 pub mod pvh;
+pub mod newc;
 pub mod initramfs;
+pub mod pack;
 
 use std::fmt;
 
@@ -193,6 +195,8 @@ pub struct LoadedKernel {
     pub initramfs_max: u64,
     /// Longest command line in bytes, without its NUL.
     pub cmdline_max: u64,
+    /// Its version as `uname -r` has it, if its file says so, as a bzImage does.
+    pub version: Option<String>,
     /// What the kernel is, in words.
     pub summary: String,
 }
@@ -308,6 +312,7 @@ mod tests {
         assert_eq!(kernel.entry.0, 0x20_0000);
         assert_eq!(kernel.initramfs_max, 0x8000_0000);
         assert_eq!(kernel.summary, "bzImage, lz4, 6.12.0-test (cottage)");
+        assert_eq!(kernel.version.as_deref(), Some("6.12.0-test"));
         let mut byte = [0];
         memory.read(GuestAddress(0x20_003f), &mut byte).unwrap();
         assert_eq!(byte, [0x90]);

@@ -13,7 +13,7 @@
 //! [`start_info`] only makes the bytes; [`super::write_boot_info`] writes them.
 //!
 //! Sources: `[pvh]` Xen `docs/misc/pvh.pandoc` and `xen/include/public/arch-x86/hvm/start_info.h`.
-//! Read next: [`super::initramfs`].
+//! Read next: [`super::newc`].
 
 use linux_loader::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,

@@ -85,12 +85,12 @@ pub struct Disk {
     pub serial: String,
 }
 
-/// The disks of all `--disk` flags, in their order.
+/// The root's disk, if it is one, and the disks of all `--disk` flags, in their order.
 ///
 /// # Errors
 /// [`Error`] with the value and what is accepted.
-pub fn parse_all(values: &[OsString]) -> Result<Vec<Disk>, Error> {
-    let mut disks: Vec<Disk> = Vec::with_capacity(values.len());
+pub fn parse_all(root: Option<Disk>, values: &[OsString]) -> Result<Vec<Disk>, Error> {
+    let mut disks: Vec<Disk> = root.into_iter().collect();
     for (number, value) in values.iter().enumerate() {
         let disk = parse(value, number)?;
         if disks.iter().any(|other| other.id == disk.id) {
@@ -181,7 +181,7 @@ mod tests {
 
     fn disks(values: &[&str]) -> Result<Vec<Disk>, Error> {
         let values: Vec<_> = values.iter().map(OsString::from).collect();
-        parse_all(&values)
+        parse_all(None, &values)
     }
 
     fn refusal(values: &[&str]) -> String {
@@ -250,5 +250,8 @@ mod tests {
     #[test]
     fn two_disks_of_one_name_are_refused() {
         assert!(refusal(&["a", "b,id=disk0"]).contains("two disks have the id \"disk0\""));
+        let root = disks(&["a,id=root"]).unwrap().pop();
+        let error = parse_all(root, &["b,id=root".into()]).unwrap_err();
+        assert_eq!(error, Error::SameId("root".into()));
     }
 }

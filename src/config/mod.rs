@@ -1,6 +1,6 @@
 //! Chapter 1, second half: from raw flags to a valid machine description.
 //!
-//! All refusals that need no file and no KVM are here. After this point no value is checked
+//! All refusals that need no file and no KVM are here, and those of `--rootfs`. After this point no value is checked
 //! again and no `Option` stands for a default.
 //! Read next: [`disk`].
 
@@ -12,6 +12,7 @@ pub mod balloon;
 pub mod console;
 pub mod share;
 pub mod pmem;
+pub mod rootfs;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -19,7 +20,6 @@ use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
-use crate::event_loop::GuestEnd;
 use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use console::{ConsoleArg, VIRTIO_CMDLINE};
@@ -27,6 +27,7 @@ use disk::Disk;
 use net::{Address, Net};
 use pmem::Pmem;
 use port::Port;
+use rootfs::Root;
 use share::Share;
 use vsock::Vsock;
 
@@ -94,6 +95,15 @@ pub enum Error {
     /// A `--share` is none.
     #[error(transparent)]
     Share(#[from] share::Error),
+    /// A `--rootfs` or `--init` is none.
+    #[error(transparent)]
+    Rootfs(#[from] rootfs::Error),
+    /// Modules for a guest that has none of our init.
+    #[error(
+        "--modules {}: cottage's init loads them, and --initramfs without a command starts the guest's \
+         own: leave it out, or give a command", .0.display()
+    )]
+    NobodyLoadsModules(PathBuf),
     /// An address for a card of a guest that has none of our init.
     #[error(
         "--net tap={0}: ip= and dhcp are for cottage's init, and --initramfs without a command starts \
@@ -184,6 +194,12 @@ pub struct VmConfig {
     pub debug_exit: Option<u16>,
     /// How to load and enter the kernel.
     pub boot: boot::Options,
+    /// Its root file system, if that is another than the initramfs.
+    pub root: Option<Root>,
+    /// The program in it that is process 1; if none was named, the init it has, or a shell.
+    pub init: Option<Vec<u8>>,
+    /// The directory of the kernel's modules; if none was named, the one this host has for it.
+    pub modules: Option<PathBuf>,
     /// The guest's command and its arguments; empty for a shell.
     pub command: Vec<Vec<u8>>,
 }
@@ -204,36 +220,24 @@ impl VmConfig {
             UnpackArg::Host => Unpack::Host,
             UnpackArg::Guest => Unpack::Guest,
         };
-        let text = |flag, value: OsString| {
-            let wrong = |value| Error::CmdlineText { flag, value };
-            value.into_string().map_err(wrong)
-        };
         let (virtio_console, default_cmdline) = match args.console {
             ConsoleArg::TtyS0 => (false, DEFAULT_CMDLINE),
             ConsoleArg::Hvc0 => (true, VIRTIO_CMDLINE),
         };
-        let cmdline = match (args.cmdline, args.append) {
-            (Some(whole), _) => text("--cmdline", whole)?,
-            (None, Some(more)) => format!("{default_cmdline} {}", text("--append", more)?),
-            (None, None) => default_cmdline.to_owned(),
-        };
-        let command: Vec<_> = args
-            .command
-            .into_iter()
-            .map(OsStringExt::into_vec)
-            .collect();
-        if let Some(at) = command.iter().position(|word| word.contains(&0)) {
-            return Err(Error::CommandNul { position: at + 1 });
-        }
+        let root = args.rootfs.as_deref().map(rootfs::parse).transpose()?;
+        let (root, root_disk) = root.map_or((None, None), |(root, disk)| (Some(root), disk));
+        let init = args
+            .init
+            .map(|path| rootfs::parse_init(path, &args.command));
         let memory = parse_memory(&args.memory)?;
         let balloon = |size: &String| balloon::parse(size, memory, &args.memory);
         let config = Self {
             kernel: source(args.kernel),
             initramfs: source(args.initramfs),
-            cmdline,
+            cmdline: cmdline(default_cmdline, args.cmdline, args.append)?,
             memory,
             vcpus: parse_cpus(&args.cpus)?,
-            disks: disk::parse_all(&args.disk)?,
+            disks: disk::parse_all(root_disk, &args.disk)?,
             nets: net::parse_all(&args.net)?,
             shares: share::parse_all(&args.share)?,
             pmems: pmem::parse_all(&args.pmem)?,
@@ -244,14 +248,20 @@ impl VmConfig {
             balloon: args.balloon.as_ref().map(balloon).transpose()?,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
-            command,
+            root,
+            init: init.transpose()?,
+            modules: args.modules,
+            command: words(args.command)?,
         };
         config.check_devices()?;
         Ok(config)
     }
 
     fn check_devices(&self) -> Result<(), Error> {
-        let foreign = guest_request::guest_end(self) == GuestEnd::Foreign;
+        let foreign = !guest_request::starts_our_init(self);
+        if let Some(modules) = self.modules.as_ref().filter(|_| foreign) {
+            return Err(Error::NobodyLoadsModules(modules.clone()));
+        }
         for net in &self.nets {
             match (&net.kind, net.address) {
                 // DHCP is the default of passt's cards: nobody asked us for it.
@@ -282,6 +292,32 @@ impl VmConfig {
         ];
         let named = self.disks.len() + self.nets.len() + self.shares.len() + self.pmems.len();
         named + ports + single.map(usize::from).iter().sum::<usize>()
+    }
+}
+
+/// What the kernel is told: `whole`, or else the default and `more`.
+fn cmdline(
+    default: &str,
+    whole: Option<OsString>,
+    more: Option<OsString>,
+) -> Result<String, Error> {
+    let text = |flag, value: OsString| {
+        let wrong = |value| Error::CmdlineText { flag, value };
+        value.into_string().map_err(wrong)
+    };
+    match (whole, more) {
+        (Some(whole), _) => text("--cmdline", whole),
+        (None, Some(more)) => Ok(format!("{default} {}", text("--append", more)?)),
+        (None, None) => Ok(default.to_owned()),
+    }
+}
+
+/// The guest's command as its kernel takes it.
+fn words(command: Vec<OsString>) -> Result<Vec<Vec<u8>>, Error> {
+    let words: Vec<_> = command.into_iter().map(OsStringExt::into_vec).collect();
+    match words.iter().position(|word| word.contains(&0)) {
+        Some(at) => Err(Error::CommandNul { position: at + 1 }),
+        None => Ok(words),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The file's name comes first; a comma in it is written twice. That it is a file, and how long,
 //! is found out by [`crate::memory::mapped`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::rootfs`].
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

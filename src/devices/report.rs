@@ -3,8 +3,8 @@
 //! - The *mark* port: writing a byte marks a boot stage. One exit, no driver: a line of C
 //!   (`outb(9, 0x700)`, after `ioperm(0x700, 1, 1)` in a program), a line of shell (`mark 9` in our
 //!   initramfs; `printf '\11' | dd of=/dev/port bs=1 seek=1792` where a kernel has /dev/port).
-//!   Stages: 1 init started, 2 ready (the command or shell starts now), 3 command done, all three
-//!   our init's; others are the guest's own.
+//!   Stages: 1 init started, 2 ready (the command or shell starts now), 3 command done, 4 a root's own
+//!   init takes over, all four our init's; others are the guest's own.
 //! - The *exit status* port: writing a byte leaves the status of the guest's command; it becomes
 //!   cottage's own exit status when the guest has ended.
 //!
@@ -24,6 +24,8 @@ pub const MARK_INIT: u8 = 1;
 pub const MARK_READY: u8 = 2;
 /// Its command ended.
 pub const MARK_DONE: u8 = 3;
+/// Another process 1 takes over from our init, which was never ready.
+pub const MARK_HANDED_OVER: u8 = 4;
 
 /// The mark port.
 #[derive(Debug)]

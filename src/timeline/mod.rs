@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::devices::report::{MARK_DONE, MARK_INIT, MARK_READY};
+use crate::devices::report::{MARK_DONE, MARK_HANDED_OVER, MARK_INIT, MARK_READY};
 use exits::ExitCounts;
 use memory_use::MemoryUse;
 
@@ -157,6 +157,7 @@ impl fmt::Display for Stage {
             Self::Mark(MARK_INIT) => "mark 1: init started",
             Self::Mark(MARK_READY) => "mark 2: ready",
             Self::Mark(MARK_DONE) => "mark 3: command done",
+            Self::Mark(MARK_HANDED_OVER) => "mark 4: its own init takes over",
             Self::Mark(number) => return write!(f, "mark {number}"),
             Self::GuestEnded => "guest ended",
             Self::MemoryRead => "memory use read",

@@ -61,6 +61,25 @@ pub fn start(
     }
 }
 
+/// Becomes process 1 of the user's own; returns, after saying why, if that fails.
+pub fn become_init(path: &CStr, run: &RunFile, kernel_environment: Strings, power: Power) {
+    bare::block_signals(0);
+    power.give_back();
+    let term = Line::<128>::new().text(b"TERM=").text(run.term.to_bytes());
+    let mut environment = Environment::new();
+    if let Some(term) = term.as_c_str() {
+        environment.push(term);
+    }
+    for variable in kernel_environment.filter(|variable| !is_ours(variable)) {
+        environment.push(variable);
+    }
+    let mut arguments = Arguments::new();
+    arguments.push(path);
+    bare::execve(path, &arguments, &environment);
+    complain(path, b"cannot be executed; a shell comes instead");
+    bare::block_signals(bare::SignalSet::MAX);
+}
+
 /// Does what a job-control shell does for a foreground job.
 fn prepare(stdin: Option<OwnedFd>, power: Power) {
     let _ = setpgid(None, None);

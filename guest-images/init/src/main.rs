@@ -9,8 +9,12 @@
 #![no_std]
 #![no_main]
 
+/// Parts of the kernel that come as files.
+mod modules;
 /// File systems that programs expect.
 mod mounts;
+/// A root file system of the user's.
+mod root;
 /// The terminal.
 mod console;
 /// Network cards.
@@ -63,16 +67,49 @@ fn boot(environment: Strings) -> ! {
 
     let mut buffer = [const { MaybeUninit::uninit() }; RUN_FILE_MAX];
     let run = RunFile::parse(read_run_file(&mut buffer));
+    modules::load(&run);
     mounts::mount_all();
     if let Some(name) = run.hostname {
         // A name too long leaves the kernel's own, which does no harm.
         let _ = rustix::system::sethostname(name.to_bytes());
     }
 
-    console::take(&run);
+    if run.root.is_some_and(|root| !root::attach(&root)) {
+        power.off(cottage_init::status::NOT_EXECUTABLE);
+    }
+    // Process 1 of the user's own finds the console as the kernel left it.
+    let successor = successor(&run);
+    if successor.is_none() {
+        console::take(&run);
+    }
     network::set_up(&run);
     ports::name(&run);
+    if let Some(root) = run.root {
+        root::enter(&root);
+    }
+    // In the root that programs will see.
     mounts::mount_shares(&run);
+    if let Some(path) = successor {
+        power.mark(Mark::HandedOver);
+        child::become_init(path, &run, environment, power);
+        // Still here, without the ports.
+        console::take(&run);
+        run_to_the_end(&run, environment, Power::new())
+    }
+    run_to_the_end(&run, environment, power)
+}
+
+/// The program that is to be process 1 instead of us; none if there is a command to run.
+fn successor<'a>(run: &RunFile<'a>) -> Option<&'a core::ffi::CStr> {
+    let by_default = || (run.root.is_some() && root::has_init()).then_some(c"/sbin/init");
+    match run.args().next() {
+        Some(_) => None,
+        None => run.init.or_else(by_default),
+    }
+}
+
+/// Runs the command, or a shell, and ends the machine.
+fn run_to_the_end(run: &RunFile, environment: Strings, power: Power) -> ! {
     let stdin = match run.stdin {
         Stdin::Tty => None,
         Stdin::Pipe | Stdin::Coded => relay::start(),
@@ -88,7 +125,7 @@ fn boot(environment: Strings) -> ! {
         console::greet();
     }
     power.mark(Mark::Ready);
-    let status = match child::start(&run, environment, stdin, power) {
+    let status = match child::start(run, environment, stdin, power) {
         Some(pid) => supervise::wait_for_end_of(pid),
         None => cottage_init::status::NOT_EXECUTABLE,
     };

@@ -33,6 +33,8 @@ pub enum Mark {
     Ready = 2,
     /// The command has ended.
     CommandDone = 3,
+    /// A root's own init takes over from us.
+    HandedOver = 4,
 }
 
 /// The machine's end, by the VMM's ports if we may use them.

@@ -68,6 +68,26 @@ pub struct Share<'a> {
     pub read_only: bool,
 }
 
+/// What a guest may do to a root file system of the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootMode {
+    /// What it likes.
+    Write,
+    /// Read.
+    ReadOnly,
+    /// Write over it, in memory.
+    Overlay,
+}
+
+/// A root file system of the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root<'a> {
+    /// As mount(2) names what is on the first disk; `None` for files in the initramfs.
+    pub kind: Option<&'a CStr>,
+    /// What may be done to it.
+    pub mode: RootMode,
+}
+
 /// The parsed file; values borrow from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct RunFile<'a> {
@@ -83,6 +103,10 @@ pub struct RunFile<'a> {
     pub term: &'a CStr,
     /// The guest's name, if the VMM chose one.
     pub hostname: Option<&'a CStr>,
+    /// What becomes the root, if not the initramfs.
+    pub root: Option<Root<'a>>,
+    /// The program in that root which is to be process 1 instead of us.
+    pub init: Option<&'a CStr>,
     bytes: &'a [u8],
 }
 
@@ -100,8 +124,11 @@ impl<'a> RunFile<'a> {
             // What every terminal of today at least understands.
             term: c"vt100",
             hostname: None,
+            root: None,
+            init: None,
             bytes,
         };
+        let mut mode = RootMode::Write;
         for (key, value) in entries(bytes) {
             match (key, value.to_bytes()) {
                 (b"stdin", b"pipe") => run.stdin = Stdin::Pipe,
@@ -112,8 +139,20 @@ impl<'a> RunFile<'a> {
                 (b"cols", digits) => run.cols = number(digits),
                 (b"term", name) if !name.is_empty() => run.term = value,
                 (b"hostname", name) if !name.is_empty() => run.hostname = Some(value),
+                (b"root", b"directory") => run.root = Some(Root { kind: None, mode }),
+                (b"root", _) => {
+                    let kind = Some(value);
+                    run.root = Some(Root { kind, mode });
+                }
+                (b"rootmode", b"ro") => mode = RootMode::ReadOnly,
+                (b"rootmode", b"overlay") => mode = RootMode::Overlay,
+                (b"init", path) if !path.is_empty() => run.init = Some(value),
                 _ => {}
             }
+        }
+        // The two keys may come in any order.
+        if let Some(root) = &mut run.root {
+            root.mode = mode;
         }
         run
     }
@@ -160,6 +199,11 @@ impl<'a> RunFile<'a> {
             }
             None
         })
+    }
+
+    /// Files of kernel modules, in the order to load them in.
+    pub fn modules(&self) -> impl Iterator<Item = &'a CStr> + use<'a> {
+        entries(self.bytes).filter_map(|(key, value)| (key == b"module").then_some(value))
     }
 
     /// The command and its arguments, in order; none asks for a shell.
@@ -260,6 +304,38 @@ mod tests {
         let share = |tag, at, read_only| Share { tag, at, read_only };
         let shares = [share(c"a", c"/mnt/a", true), share(c"b", c"/x y", false)];
         assert!(run.shares().eq(shares));
+    }
+
+    #[test]
+    fn root_is_a_disk_or_a_directory_with_a_mode_in_any_order() {
+        let root = |bytes| RunFile::parse(bytes).root;
+        assert_eq!(root(b"hostname=a\0"), None);
+        let directory = Root {
+            kind: None,
+            mode: RootMode::Write,
+        };
+        assert_eq!(root(b"root=directory\0"), Some(directory));
+        let disk = |kind, mode| {
+            Some(Root {
+                kind: Some(kind),
+                mode,
+            })
+        };
+        assert_eq!(
+            root(b"rootmode=ro\0root=ext4\0"),
+            disk(c"ext4", RootMode::ReadOnly)
+        );
+        assert_eq!(
+            root(b"root=erofs\0rootmode=overlay\0"),
+            disk(c"erofs", RootMode::Overlay)
+        );
+    }
+
+    #[test]
+    fn modules_keep_their_order_and_init_is_a_path() {
+        let run = RunFile::parse(b"module=/b.ko\0init=/sbin/init\0module=/a.ko\0");
+        assert_eq!(run.modules().collect::<Vec<_>>(), [c"/b.ko", c"/a.ko"]);
+        assert_eq!(run.init, Some(c"/sbin/init"));
     }
 
     #[test]

@@ -1,0 +1,376 @@
+//! Guests people already have: images and directories as root, kernels with modules.
+//!
+//! The images are those of `guest-images/roots/`. What is refused before a guest starts is in
+//! `tests/refusals.rs`, save what takes the built-in guest to find out.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::program::{Finished, Scratch, cottage, cottage_with_input, finish, image, program};
+use support::{linux_kvm, skip};
+
+/// Boots the full kernel with `root` and `flags`, running the shell line `line` in that root.
+fn guest(root: &str, flags: &[&str], line: &str) -> Finished {
+    let kernel = image("full/vmlinux");
+    let machine = ["run", "--kernel", &kernel, "--rootfs", root];
+    cottage(&[&machine, flags, &["--", "sh", "-c", line]].concat())
+}
+
+/// A copy of a small image, to be written.
+fn copy_of(name: &str, files: &Scratch) -> String {
+    let copy = files.path("root.img");
+    fs::copy(image(name), &copy).unwrap();
+    copy
+}
+
+#[test]
+fn ext4_image_is_root_and_keeps_what_is_written() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let root = copy_of("roots/busybox.ext4", &files);
+    let line =
+        "cat /etc/whose; ls -1d /proc/1 /dev/vda /sys/block /run; echo new >/etc/new; exit 7";
+    guest(&root, &[], line)
+        .expect_code(7)
+        .expect_stdout("a root of the user's\n/dev/vda\n/proc/1\n/run\n/sys/block\n");
+    guest(&root, &[], "cat /etc/new")
+        .expect_code(0)
+        .expect_stdout("new\n");
+}
+
+#[test]
+fn overlay_and_read_only_leave_an_ext4_image_as_it_is() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let root = copy_of("roots/busybox.ext4", &files);
+    let before = fs::read(&root).unwrap();
+    guest(
+        &format!("{root},overlay"),
+        &[],
+        "echo new >/etc/whose; cat /etc/whose",
+    )
+    .expect_code(0)
+    .expect_stdout("new\n");
+    let line = "echo kept >/tmp/x && cat /tmp/x; touch /etc/x 2>/dev/null || echo refused";
+    guest(&format!("{root},ro"), &[], line)
+        .expect_code(0)
+        .expect_stdout("kept\nrefused\n");
+    assert!(fs::read(&root).unwrap() == before);
+}
+
+/// What every file system that is only read does.
+fn is_read_only_and_can_be_overlaid(name: &str) {
+    let root = image(name);
+    guest(
+        &root,
+        &[],
+        "cat /etc/whose; touch /etc/x 2>/dev/null || echo refused",
+    )
+    .expect_code(0)
+    .expect_stdout("a root of the user's\nrefused\n");
+    let line = "echo new >/etc/whose; cat /etc/whose; exit 3";
+    guest(&format!("{root},overlay"), &[], line)
+        .expect_code(3)
+        .expect_stdout("new\n");
+}
+
+#[test]
+fn erofs_image_is_root() {
+    let Some(_) = linux_kvm() else { return };
+    is_read_only_and_can_be_overlaid("roots/busybox.erofs");
+}
+
+#[test]
+fn squashfs_image_is_root() {
+    let Some(_) = linux_kvm() else { return };
+    is_read_only_and_can_be_overlaid("roots/busybox.squashfs");
+}
+
+#[test]
+fn root_is_the_first_disk_and_others_follow() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = files.file("disk", &[b'x'; 512]);
+    let root = format!("{},ro", image("roots/busybox.ext4"));
+    guest(
+        &root,
+        &["--disk", &disk],
+        "cat /sys/block/vda/serial; echo; cat /sys/block/vdb/serial; echo",
+    )
+    .expect_code(0)
+    .expect_stdout("root\ndisk0\n");
+}
+
+#[test]
+fn root_with_an_init_runs_that_unless_told_otherwise() {
+    let Some(_) = linux_kvm() else { return };
+    let kernel = image("full/vmlinux");
+    let root = format!("{},ro", image("roots/busybox.ext4"));
+    let machine = ["run", "--kernel", &kernel, "--rootfs", &root];
+    let run = cottage(&machine).expect_code(0);
+    let text = run.text();
+    assert!(text.starts_with("its own init is process 1\r\n"), "{text}");
+    let run = cottage(&[&machine[..], &["--init", "/bin/nothing"]].concat());
+    let text = run.text();
+    assert!(
+        text.starts_with("cottage: /bin/nothing: cannot be executed; a shell comes instead"),
+        "{text}"
+    );
+}
+
+#[test]
+fn image_that_cannot_be_mounted_ends_the_run_and_says_why() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    // The magic number alone.
+    let mut bytes = vec![0; 1 << 20];
+    bytes.splice(0x438..0x43a, *b"\x53\xef");
+    let root = files.file("damaged", &bytes);
+    let run = guest(&root, &[], "echo not reached").expect_code(126);
+    let text = run.text();
+    assert!(
+        text.contains("cottage: /dev/vda: cannot be mounted as ext4: it is damaged"),
+        "{text}"
+    );
+}
+
+/// This machine's busybox.
+fn busybox() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
+    places
+        .find(|place| place.exists())
+        .or_else(|| skip("any", "it needs busybox"))
+}
+
+/// A directory to be packed, with busybox as its shell.
+fn directory(files: &Scratch, busybox: &Path) -> String {
+    let root = files.path("root");
+    for name in ["", "bin", "etc"] {
+        fs::create_dir(format!("{root}/{name}")).unwrap();
+    }
+    fs::copy(busybox, format!("{root}/bin/busybox")).unwrap();
+    for name in ["sh", "ls", "cat", "stat", "cmp", "md5sum"] {
+        symlink("busybox", format!("{root}/bin/{name}")).unwrap();
+    }
+    root
+}
+
+#[test]
+fn directory_is_root_in_memory_with_kinds_modes_and_links() {
+    let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
+    let files = Scratch::new();
+    let root = directory(&files, &busybox);
+    fs::write(format!("{root}/etc/a"), "linked\n").unwrap();
+    fs::hard_link(format!("{root}/etc/a"), format!("{root}/etc/b")).unwrap();
+    fs::set_permissions(format!("{root}/etc/a"), fs::Permissions::from_mode(0o640)).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        format!("{root}/pipe"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(format!("{root}/socket")).unwrap();
+    // The kernel built in: no disk is needed, nor any driver.
+    let line = "cat /etc/b; stat -c '%h %a' /etc/a /etc/b; [ -p /pipe ] && echo pipe; \
+                [ -e /socket ] || echo no socket; echo in memory >/etc/a; cat /etc/b; exit 5";
+    cottage(&["run", "--rootfs", &root, "--", "sh", "-c", line])
+        .expect_code(5)
+        .expect_stdout("linked\n2 640\n2 640\npipe\nno socket\nin memory\n");
+    assert_eq!(
+        fs::read(format!("{root}/etc/a")).unwrap(),
+        b"linked\n",
+        "the directory stays as it is"
+    );
+}
+
+/// 40 MiB, which a memory of 96 MiB cannot unpack.
+const LARGE: usize = 40 << 20;
+
+#[test]
+fn directory_too_large_for_memory_says_how_much_would_do() {
+    let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
+    let files = Scratch::new();
+    let root = directory(&files, &busybox);
+    fs::write(format!("{root}/large"), vec![b'x'; LARGE]).unwrap();
+    let run = |memory: &str| {
+        let line = "[ $(stat -c %s /large) = 41943040 ] && echo whole";
+        let machine = ["run", "--memory", memory, "--rootfs", &root];
+        cottage(&[&machine[..], &["--", "sh", "-c", line]].concat())
+    };
+    let refused = run("96M").expect_code(110);
+    let words = "three times that to be unpacked; --memory ";
+    let refused = refused.expect_stderr(words);
+    let rest = refused.stderr.split(words).nth(1).unwrap();
+    let memory = rest.split(' ').next().unwrap();
+    run(memory).expect_code(0).expect_stdout("whole\n");
+}
+
+#[test]
+fn file_that_may_not_be_read_is_named_with_what_helps() {
+    // What is packed is read before KVM is asked for anything that counts.
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let root = files.path("root");
+    fs::create_dir(&root).unwrap();
+    let secret = files.file("root/secret", b"x");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = Command::new(program());
+    command.args(["run", "--rootfs", &root]);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    finish(command, b"")
+        .expect_code(110)
+        .expect_stderr(&format!(
+            "Cannot read {secret}; a root with files that are not yours"
+        ))
+        .expect_stderr("Permission denied");
+}
+
+#[test]
+fn root_without_an_init_gets_a_shell() {
+    let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
+    let files = Scratch::new();
+    let root = directory(&files, &busybox);
+    cottage_with_input(
+        &["run", "--rootfs", &root],
+        b"echo $$ $0; ls /etc; exit 9\n",
+    )
+    .expect_code(9);
+}
+
+/// The modules that belong to Debian's kernel.
+fn modules() -> String {
+    let all = image("debian-cloud/modules");
+    let mut versions = fs::read_dir(all).unwrap();
+    let version = versions.next().unwrap().unwrap().path();
+    version.to_str().unwrap().to_owned()
+}
+
+/// Debian's kernel and Debian's files, at a tap device of a network of their own.
+#[test]
+fn debian_boots_on_its_own_kernel_with_disk_and_network() {
+    let Some(_) = linux_kvm() else { return };
+    let works = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(words).stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !works("unshare", &["-r", "-n", "true"]) || !works("busybox", &["true"]) {
+        return skip::<()>("any", "it needs busybox and user namespaces").unwrap_or_default();
+    }
+    let files = Scratch::new();
+    fs::create_dir(files.path("www")).unwrap();
+    let sent: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(files.path("www/file"), &sent).unwrap();
+    let host = format!(
+        "set -e; ip tuntap add tap0 mode tap 2>/dev/null || tunctl -t tap0 >/dev/null\n\
+         ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up\n\
+         busybox httpd -f -p 10.0.0.1:80 -h {} & \n\
+         status=0; \"$@\" || status=$?; kill $!; exit $status",
+        files.path("www")
+    );
+    let line = "uname -r; . /etc/os-release; echo $ID $VERSION_ID; \
+        curl -s http://10.0.0.1/file | sha256sum; \
+        curl -s -o /root/file http://10.0.0.1/file && sync && sha256sum </root/file; \
+        sha256sum </usr/bin/perl; grep -c ^virtio_ /proc/modules; \
+        head -c 1 /dev/hwrng | wc -c; exit 6";
+    let mut command = Command::new("unshare");
+    command
+        .args(["-r", "-n", "sh", "-c", &host, "sh"])
+        .arg(program())
+        .args(["run", "--kernel", &image("debian-cloud/vmlinuz")])
+        .args(["--modules", &modules(), "--memory", "512M", "--rng"])
+        .arg("--rootfs")
+        .arg(format!("{},overlay", image("debian-rootfs/root.ext4")))
+        .args(["--net", "tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1"])
+        .args(["--", "sh", "-c", line]);
+    let run = finish(command, b"").expect_code(6);
+    let text = run.text();
+    let lines: Vec<_> = text.lines().collect();
+    let [release, system, over, kept, perl, modules, random] = &lines[..] else {
+        panic!("{text}\n{}", run.stderr);
+    };
+    let name = modules_version();
+    assert_eq!((*release, *system), (&*name, "debian 12"));
+    let sum = digest(&sent);
+    assert_eq!(
+        (*over, *kept),
+        (&*sum, &*sum),
+        "over the network, and on disk"
+    );
+    let from_image = perl_of_the_image();
+    assert_eq!(*perl, from_image);
+    assert_eq!((*modules, *random), ("5", "1"));
+}
+
+fn modules_version() -> String {
+    let path = modules();
+    Path::new(&path)
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// As sha256sum(1) prints it.
+fn digest(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(bytes);
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{digits}  -")
+}
+
+/// What guest-images/roots/debian.sh saw in the tree that it made the image of.
+fn perl_of_the_image() -> String {
+    let line = fs::read_to_string(image("debian-rootfs/perl.sha256")).unwrap();
+    line.trim().to_owned()
+}
+
+#[test]
+fn kernel_with_modules_runs_our_own_initramfs_too() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let disk = files.file("disk", &[b'x'; 512]);
+    let kernel = image("debian-cloud/vmlinuz");
+    let modules = modules();
+    let machine = ["run", "--kernel", &kernel, "--modules", &modules];
+    let flags = ["--memory", "256M", "--disk", &disk];
+    let line = "head -c 3 /dev/vda; echo; ls /.cottage/modules";
+    cottage(&[&machine[..], &flags, &["--", "sh", "-c", line]].concat())
+        .expect_code(0)
+        .expect_stdout("xxx\n");
+}
+
+#[test]
+fn modules_of_another_kernel_are_refused() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let list = "kernel/virtio_mmio.ko:\nkernel/virtio-rng.ko:\n";
+    files.file("modules.dep", list.as_bytes());
+    fs::create_dir(files.path("kernel")).unwrap();
+    for name in ["virtio_mmio.ko", "virtio-rng.ko"] {
+        let path = format!("kernel/{name}");
+        files.file(&path, b"\x7fELF\0vermagic=5.4.0-old SMP\0");
+    }
+    let kernel = image("debian-cloud/vmlinuz");
+    let modules = files.path("");
+    cottage(&["run", "--kernel", &kernel, "--rng", "--modules", &modules])
+        .expect_code(110)
+        .expect_stderr("are for 5.4.0-old")
+        .expect_stderr(&format!("the kernel is {}", modules_version()));
+}
