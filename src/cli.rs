@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::irqchip::Irqchip;
 use crate::outcome::EXIT_STATUS_HELP;
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -160,7 +161,8 @@ Examples:
 /// What describes a machine; the same for every sub-command that boots one.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct MachineArgs {
-    /// Kernel to boot: vmlinux (ELF) or bzImage, such as a distribution's /boot/vmlinuz-*
+    /// Kernel to boot: vmlinux (ELF) or bzImage, such as a distribution's /boot/vmlinuz-*, or a
+    /// multiboot kernel
     /// [default: built in]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -169,6 +171,10 @@ pub struct MachineArgs {
     /// [default: built in, with busybox]
     #[arg(long, value_name = "FILE")]
     pub initramfs: Option<PathBuf>,
+
+    /// A file for a multiboot kernel, and behind a space what the kernel is told of it; can be repeated
+    #[arg(long, value_name = "FILE[ WORDS]")]
+    pub module: Vec<OsString>,
 
     /// Kernel command line, replacing cottage's own
     #[arg(long, value_name = "STR", conflicts_with = "append")]
@@ -189,6 +195,12 @@ pub struct MachineArgs {
     /// How the kernel is entered; `auto` prefers the 64-bit protocol
     #[arg(long, value_enum, default_value_t = ProtocolArg::Auto)]
     pub protocol: ProtocolArg,
+
+    /// Which interrupt controllers are in KVM: the local APICs (split), or those of a PC with its timer
+    /// too (full)
+    /// [default: split for Linux, full for other kernels]
+    #[arg(long, value_enum)]
+    pub irqchip: Option<Irqchip>,
 
     /// Who unpacks a compressed kernel: cottage (fast) or the kernel itself (as on a PC)
     #[arg(long, value_enum, default_value_t = UnpackArg::Host)]
@@ -275,11 +287,18 @@ impl MachineArgs {
             "--initramfs",
             self.initramfs.as_deref().map(Path::as_os_str),
         );
+        for module in &self.module {
+            flag("--module", Some(module));
+        }
         flag("--cmdline", self.cmdline.as_deref());
         flag("--append", self.append.as_deref());
         flag("--memory", Some(OsStr::new(&self.memory)));
         flag("--cpus", Some(OsStr::new(&self.cpus)));
         flag("--protocol", Some(OsStr::new(self.protocol.word())));
+        flag(
+            "--irqchip",
+            self.irqchip.map(|chip| OsStr::new(chip.word())),
+        );
         flag("--unpack", Some(OsStr::new(self.unpack.word())));
         for disk in &self.disk {
             flag("--disk", Some(disk));
@@ -317,6 +336,8 @@ pub enum ProtocolArg {
     Linux64,
     /// Xen's PVH entry point
     Pvh,
+    /// Multiboot, version 1
+    Multiboot,
 }
 
 impl ProtocolArg {
@@ -325,6 +346,7 @@ impl ProtocolArg {
             Self::Auto => "auto",
             Self::Linux64 => "linux64",
             Self::Pvh => "pvh",
+            Self::Multiboot => "multiboot",
         }
     }
 }
@@ -395,8 +417,13 @@ mod tests {
             "run",
             "--kernel=-k",
             "--initramfs=i",
+            "--module",
+            "m a b",
+            "--module=-n",
             "--append",
             "a b",
+            "--irqchip",
+            "full",
             "--memory",
             "1G",
             "--cpus",

@@ -4,14 +4,20 @@
 //! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
 //! Read next: [`crate::bundle`].
 
+use std::os::unix::ffi::OsStrExt;
+
+use vm_memory::GuestAddress;
+
 use crate::boot::blob::{self, Blob};
 use crate::boot::initramfs::{Initramfs, InitramfsRange};
-use crate::boot::{self, LoadedKernel};
+use crate::boot::multiboot;
+use crate::boot::{self, LoadedKernel, Nature, Protocol};
 use crate::bundle::{self, Bundle};
-use crate::config::{Source, VmConfig};
+use crate::config::module::Module;
+use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, HostConsole, INIT_PARAMETER, INIT_PATH, REQUEST_PATH};
-use crate::memory::layout::MP_TABLE;
+use crate::memory::layout::{ACPI_TABLES, MP_TABLE};
 use crate::memory::{self, GuestMemory};
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
@@ -30,6 +36,21 @@ pub enum Error {
     /// `--initramfs` does not open.
     #[error("Cannot use --initramfs")]
     InitramfsFile(#[source] blob::Error),
+    /// A `--module` does not open.
+    #[error("Cannot use --module")]
+    ModuleFile(#[source] blob::Error),
+    /// Modules for a kernel that does not look for any.
+    #[error(
+        "Cannot give {0} a --module: modules are for multiboot kernels, and it is none; an initramfs is \
+         given by --initramfs"
+    )]
+    Modules(String),
+    /// A command for a kernel that has no init of ours.
+    #[error(
+        "Cannot run a command in {0}: it is no Linux, and nobody in it reads the words behind `--`; what a \
+         kernel is to know is given by --cmdline"
+    )]
+    NobodyRuns(String),
     /// The built-in kernel would not see the devices asked for.
     #[error(
         "the built-in kernel has no drivers for virtio devices (--disk, --net, --rng): give one that has, \
@@ -50,6 +71,72 @@ pub enum Error {
     Memory(#[from] memory::guest::Error),
 }
 
+/// The kernel that a machine is built around: what it is decides what else there must be.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its file; the built-in one is opened while the machine is made.
+    file: Option<Blob>,
+    nature: Nature,
+}
+
+impl Kernel {
+    /// Opens the user's kernel and looks at its first bytes. The built-in one is known.
+    ///
+    /// # Errors
+    /// [`Error`], also for flags that are no use with such a kernel.
+    pub fn look(config: &VmConfig) -> Result<Self, Error> {
+        let asked = config.boot.protocol;
+        let kernel = match &config.kernel {
+            Source::BuiltIn if asked == Some(Protocol::Multiboot) => Bundle::open()?.kernel()?,
+            Source::BuiltIn => {
+                let kernel = Self {
+                    file: None,
+                    nature: Nature::Linux,
+                };
+                return kernel.suits("the built-in kernel", config);
+            }
+            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
+        };
+        let name = kernel.name().to_owned();
+        let (file, nature) = boot::choose(kernel, asked)?;
+        let kernel = Self {
+            file: Some(file),
+            nature,
+        };
+        kernel.suits(&name, config)
+    }
+
+    /// Whether it has a use for the modules or the command it is given.
+    fn suits(self, name: &str, config: &VmConfig) -> Result<Self, Error> {
+        let name = || name.to_owned();
+        match self.nature {
+            Nature::Linux | Nature::BareMetal(_) if !config.modules.is_empty() => {
+                Err(Error::Modules(name()))
+            }
+            Nature::Multiboot(_) | Nature::BareMetal(_) if !config.command.is_empty() => {
+                Err(Error::NobodyRuns(name()))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Which interrupt controllers are in KVM: as asked for, or as such a kernel expects.
+    pub fn irqchip(&self, config: &VmConfig) -> Irqchip {
+        config.irqchip.unwrap_or(match self.nature {
+            Nature::Linux => Irqchip::Split,
+            Nature::BareMetal(_) | Nature::Multiboot(_) => Irqchip::Full,
+        })
+    }
+
+    /// Who is at the other end of the serial line.
+    pub fn guest_end(&self, config: &VmConfig) -> GuestEnd {
+        match self.nature {
+            Nature::Linux => guest_request::guest_end(config),
+            Nature::BareMetal(_) | Nature::Multiboot(_) => GuestEnd::Foreign,
+        }
+    }
+}
+
 /// Fills guest memory as `config` says and returns the state to enter it with; `timeline` gets
 /// the instants between.
 ///
@@ -58,58 +145,145 @@ pub enum Error {
 pub fn fill(
     memory: &GuestMemory,
     config: &VmConfig,
+    kernel: Kernel,
     timeline: &Timeline,
 ) -> Result<EntryState, Error> {
     if config.kernel == Source::BuiltIn && config.virtio_devices() > 0 {
         return Err(Error::NoVirtio);
     }
-    let sources = Sources::open(config)?;
-    let kernel = boot::load_kernel(&sources.kernel, &config.boot, memory)?;
-    timeline.note(Stage::KernelLoaded);
-    let initramfs = load_initramfs(&sources, config, &kernel, memory)?;
-    timeline.note(Stage::InitramfsLoaded);
-    let acpi = platform::acpi::build(config.vcpus, &attach::in_acpi(config.virtio_devices()))?;
-    memory.write(acpi.rsdp, &acpi.bytes)?;
-    let lines = platform::lines(config.virtio_devices());
-    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
-    // In front: what stands behind a user's `--` is not the kernel's.
-    let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
-    if guest_request::needs_init(config) {
-        cmdline = format!("{cmdline} {INIT_PARAMETER}");
-    }
-    let info = boot::write_boot_info(
-        memory,
-        &kernel,
-        cmdline.as_bytes(),
-        Some(initramfs),
-        Some(acpi.rsdp),
-    )?;
-    let entry = EntryState::new(kernel.protocol, kernel.entry, info);
+    let chip = kernel.irqchip(config);
+    let nature = kernel.nature;
+    let sources = Sources::open(config, kernel)?;
+    let (protocol, at, info) = match nature {
+        Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory)?,
+        Nature::Linux => load_linux(&sources, (config, None), memory, timeline)?,
+        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
+    };
+    write_platform_tables(memory, config, chip)?;
+    let entry = EntryState::new(protocol, at, info);
     entry.write_tables(memory)?;
     timeline.note(Stage::TablesWritten);
     Ok(entry)
 }
 
+/// A Linux, or what is entered as one, perhaps by a protocol of its own; returns the protocol, the entry
+/// point and where the boot information is.
+fn load_linux(
+    sources: &Sources,
+    (config, entry): (&VmConfig, Option<Protocol>),
+    memory: &GuestMemory,
+    timeline: &Timeline,
+) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    let options = boot::Options {
+        protocol: config.boot.protocol.or(entry),
+        ..config.boot
+    };
+    let kernel = boot::load_kernel(&sources.kernel, &options, memory)?;
+    timeline.note(Stage::KernelLoaded);
+    let initramfs = match &sources.initramfs {
+        Some(archive) => Some(load_initramfs(archive, (sources, config), &kernel, memory)?),
+        None => None,
+    };
+    timeline.note(Stage::InitramfsLoaded);
+    let cmdline = match sources.guest_end {
+        // Neither our words nor those about devices mean anything to what is no Linux.
+        _ if sources.bare => config.foreign_cmdline.clone(),
+        // In front: what stands behind a user's `--` is not the kernel's.
+        GuestEnd::OurInit if sources.init.is_some() => {
+            let devices = attach::on_cmdline(config.virtio_devices());
+            format!("{devices}{} {INIT_PARAMETER}", config.cmdline)
+        }
+        _ => attach::on_cmdline(config.virtio_devices()) + &config.cmdline,
+    };
+    let rsdp = Some(ACPI_TABLES);
+    let cmdline = cmdline.as_bytes();
+    let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
+    Ok((kernel.protocol, kernel.entry, info))
+}
+
+/// A multiboot kernel with its modules; returns the same.
+fn load_multiboot(
+    sources: &Sources,
+    header: &multiboot::Header,
+    config: &VmConfig,
+    memory: &GuestMemory,
+) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    let (kernel, modules) = (&sources.kernel, &sources.modules);
+    let mut cmdline = match &config.kernel {
+        Source::File(path) => path.as_os_str().as_bytes().to_vec(),
+        Source::BuiltIn => kernel.name().into(),
+    };
+    if !config.foreign_cmdline.is_empty() {
+        cmdline.push(b' ');
+        cmdline.extend_from_slice(config.foreign_cmdline.as_bytes());
+    }
+    let loaded = multiboot::load(kernel, header, modules, &cmdline, memory);
+    let loaded = loaded.map_err(|source| boot::Error::Multiboot {
+        name: kernel.name().to_owned(),
+        source,
+    })?;
+    Ok((Protocol::Multiboot, loaded.entry, loaded.info))
+}
+
+/// What the machine says of itself: ACPI tables and the MP table.
+fn write_platform_tables(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    chip: Irqchip,
+) -> Result<(), Error> {
+    let devices = attach::in_acpi(config.virtio_devices());
+    let acpi = platform::acpi::build(config.vcpus, chip, &devices)?;
+    memory.write(acpi.rsdp, &acpi.bytes)?;
+    let lines = platform::lines(chip, config.virtio_devices());
+    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
+    Ok(())
+}
+
 /// The files to load, open.
 struct Sources {
     kernel: Blob,
-    initramfs: Blob,
+    /// Absent if the kernel is no Linux and none was given.
+    initramfs: Option<Blob>,
+    /// For a multiboot kernel; an initramfs that was given is the first.
+    modules: Vec<multiboot::Module>,
     /// Our init, if the initramfs is the user's and needs it.
     init: Option<Blob>,
+    /// Whether the kernel is no Linux.
+    bare: bool,
+    guest_end: GuestEnd,
 }
 
 impl Sources {
-    fn open(config: &VmConfig) -> Result<Self, Error> {
+    fn open(config: &VmConfig, kernel: Kernel) -> Result<Self, Error> {
         let mut bundle = None;
-        let kernel = match &config.kernel {
-            Source::BuiltIn => opened(&mut bundle)?.kernel()?,
-            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
+        let guest_end = kernel.guest_end(config);
+        let bare = kernel.nature != Nature::Linux;
+        let multiboot = matches!(kernel.nature, Nature::Multiboot(_));
+        let kernel = match kernel.file {
+            Some(file) => file,
+            None => opened(&mut bundle)?.kernel()?,
         };
+        let mut modules = Vec::new();
         let initramfs = match &config.initramfs {
-            Source::BuiltIn => opened(&mut bundle)?.initramfs()?,
-            Source::File(path) => Blob::open(path).map_err(Error::InitramfsFile)?,
+            Source::BuiltIn if bare => None,
+            Source::BuiltIn => Some(opened(&mut bundle)?.initramfs()?),
+            Source::File(path) => {
+                let blob = Blob::open(path).map_err(Error::InitramfsFile)?;
+                if multiboot {
+                    let string = path.as_os_str().as_bytes().to_vec();
+                    modules.push(multiboot::Module { blob, string });
+                    None
+                } else {
+                    Some(blob)
+                }
+            }
         };
-        let init = if guest_request::needs_init(config) {
+        for Module { file, string } in &config.modules {
+            let blob = Blob::open(file).map_err(Error::ModuleFile)?;
+            let string = string.clone();
+            modules.push(multiboot::Module { blob, string });
+        }
+        let init = if !bare && guest_request::needs_init(config) {
             Some(opened(&mut bundle)?.init()?)
         } else {
             None
@@ -117,7 +291,10 @@ impl Sources {
         Ok(Self {
             kernel,
             initramfs,
+            modules,
             init,
+            bare,
+            guest_end,
         })
     }
 }
@@ -132,8 +309,8 @@ fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
 
 /// Puts the initramfs, with the request to our init behind it, above the kernel.
 fn load_initramfs(
-    sources: &Sources,
-    config: &VmConfig,
+    archive: &Blob,
+    (sources, config): (&Sources, &VmConfig),
     kernel: &LoadedKernel,
     memory: &GuestMemory,
 ) -> Result<InitramfsRange, Error> {
@@ -142,9 +319,15 @@ fn load_initramfs(
         &config.nets,
         &HostConsole::of_this_process(),
     );
+    let whole = archive;
     let mut archive = Initramfs::new();
-    archive.archive(&sources.initramfs)?;
-    if guest_request::guest_end(config) == GuestEnd::OurInit {
+    if sources.bare {
+        // What it has to be is the kernel's business.
+        archive.anything(whole);
+        return Ok(boot::place_initramfs(&archive, kernel, memory)?);
+    }
+    archive.archive(whole)?;
+    if sources.guest_end == GuestEnd::OurInit {
         archive.directory(".cottage", 0o755)?;
         archive.file(REQUEST_PATH, 0o644, &request)?;
         if let Some(init) = &sources.init {

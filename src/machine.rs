@@ -9,8 +9,8 @@
 //!    anything that KVM may refuse.
 //! 2. The VM gets its memory slots before any interrupt controller: on recent kernels a slot that
 //!    is added later waits for a grace period (docs/adr/0003).
-//! 3. The split irqchip comes before the first vCPU, which gets its local APIC from it. (A full
-//!    irqchip would make leaving slow: docs/adr/0003.)
+//! 3. The irqchip comes before the first vCPU, which gets its local APIC from it. A Linux gets the split
+//!    one, for a full irqchip makes leaving slow (docs/adr/0003); other kernels expect a PC's.
 //! 4. Devices come before vCPUs run, vCPUs before the terminal is raw: an error on the way must
 //!    print on a terminal that still returns the carriage.
 //! 5. Signals are blocked before threads start, because threads inherit that.
@@ -26,12 +26,13 @@ use std::time::Duration;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{self, MmioBus, PortBus};
-use crate::config::VmConfig;
+use crate::config::{Irqchip, VmConfig};
 use crate::console::output::Output;
 use crate::console::signals::Signals;
 use crate::console::terminal::Raw;
 use crate::console::words::say;
 use crate::control::Control;
+use crate::devices::Pins;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::ioapic::IoApic;
 use crate::devices::pci::PciHostBridge;
@@ -41,9 +42,9 @@ use crate::devices::rtc::Rtc;
 use crate::devices::serial::SerialPort;
 use crate::devices::sleep::SleepControl;
 use crate::event_loop::{EventLoop, Served};
-use crate::guest_request;
+use crate::kvm::irqchip::KernelPins;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
-use crate::loading;
+use crate::loading::{self, Kernel};
 use crate::memory::layout::{
     ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_GSI, COM1_PORT,
     COM1_PORTS, EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
@@ -121,13 +122,16 @@ impl Machine {
     pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
         // 1. Disks and networks, which may be refused; memory, and what the guest finds in it.
         let devices = attach::open(config, say)?;
+        let kernel = Kernel::look(config)?;
+        let (chip, guest) = (kernel.irqchip(config), kernel.guest_end(config));
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
-        // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
-        let (entry, made) = while_filling(&memory, config, timeline, || {
+        // 2. and 3. A VM around it with local APICs, or with all of a PC's interrupt controllers.
+        let fill = || loading::fill(&memory, config, kernel, timeline);
+        let (entry, made) = while_filling(fill, || {
             let kvm = Kvm::open()?;
             timeline.note(Stage::KvmOpened);
-            let vm = make_vm(&kvm, config, &memory, timeline)?;
+            let vm = make_vm(&kvm, (config, chip), &memory, timeline)?;
             let processors = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
             Ok::<_, kvm::Error>((vm, processors))
         })?;
@@ -135,25 +139,23 @@ impl Machine {
         enter_with(&entry, &vcpus)?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
-        let pins = platform::ioapic_pins(&platform::lines(config.virtio_devices()));
-        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
+        let mut mmio = MmioBus::new();
+        let pins = interrupt_pins((config, chip), vm, &mut mmio)?;
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
-        let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
+        let serial = SerialPort::new(pins.clone(), COM1_GSI, output.clone(), control.clone());
         let served = Served {
             serial: Arc::new(serial),
             output,
             control: control.clone(),
             marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
-            guest: guest_request::guest_end(config),
+            guest,
         };
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status, config.debug_exit)?;
-        let mut mmio = MmioBus::new();
-        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
         let mut sockets = Sockets {
             mmio: &mut mmio,
-            ioapic,
+            ioapic: pins,
             memory: memory.clone(),
             control: control.clone(),
             tell: say,
@@ -242,15 +244,13 @@ fn port_bus(
 /// The thread is the one that fills, because `work` sleeps early: with one processor it would
 /// otherwise begin when the memory is full.
 fn while_filling<T>(
-    memory: &GuestMemory,
-    config: &VmConfig,
-    timeline: &Timeline,
+    fill: impl FnOnce() -> Result<EntryState, loading::Error> + Send,
     work: impl FnOnce() -> T,
 ) -> Result<(EntryState, T), Error> {
     thread::scope(|scope| {
         let filling = thread::Builder::new()
             .name("fill".into())
-            .spawn_scoped(scope, || loading::fill(memory, config, timeline))
+            .spawn_scoped(scope, fill)
             .map_err(host("start a thread"))?;
         let done = work();
         match filling.join() {
@@ -264,7 +264,7 @@ fn while_filling<T>(
 /// The VM with its memory and local APICs.
 fn make_vm(
     kvm: &Kvm,
-    config: &VmConfig,
+    (config, chip): (&VmConfig, Irqchip),
     memory: &Arc<GuestMemory>,
     timeline: &Timeline,
 ) -> Result<Arc<Vm>, kvm::Error> {
@@ -281,8 +281,26 @@ fn make_vm(
         vm.set_intel_pages()?;
     }
     timeline.note(Stage::MemoryGiven);
-    vm.split_irqchip()?;
+    match chip {
+        Irqchip::Split => vm.split_irqchip()?,
+        Irqchip::Full => vm.full_irqchip()?,
+    }
     Ok(Arc::new(vm))
+}
+
+/// Where devices raise interrupts: at an I/O APIC of ours, or at KVM's controllers.
+fn interrupt_pins(
+    (config, chip): (&VmConfig, Irqchip),
+    vm: Arc<Vm>,
+    mmio: &mut MmioBus,
+) -> Result<Arc<dyn Pins>, bus::Overlap> {
+    if chip == Irqchip::Full {
+        return Ok(Arc::new(KernelPins::new(vm)));
+    }
+    let pins = platform::ioapic_pins(&platform::lines(chip, config.virtio_devices()));
+    let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
+    mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
+    Ok(ioapic)
 }
 
 /// The processors, and what they are; the first knows it already.

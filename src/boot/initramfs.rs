@@ -12,7 +12,7 @@
 //!
 //! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
 //! `[boot]` `Documentation/arch/x86/boot.rst`, initrd_addr_max.
-//! Read next: [`crate::platform`].
+//! Read next: [`super::multiboot`].
 
 use vm_memory::GuestAddress;
 
@@ -138,6 +138,11 @@ impl<'a> Initramfs<'a> {
         self.push_blob(blob);
         self.pad();
         Ok(())
+    }
+
+    /// Adds a file for a kernel that is no Linux, whatever it is.
+    pub fn anything(&mut self, blob: &'a Blob) {
+        self.push_blob(blob);
     }
 
     /// Adds a directory; `mode` is its permission bits.

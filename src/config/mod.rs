@@ -6,6 +6,8 @@
 
 pub mod disk;
 pub mod net;
+pub mod module;
+pub mod irqchip;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -17,6 +19,8 @@ use crate::event_loop::GuestEnd;
 use crate::guest_request;
 use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
 use disk::Disk;
+pub use irqchip::Irqchip;
+use module::Module;
 use net::{Address, Net};
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -65,6 +69,9 @@ pub enum Error {
     /// A `--disk` is none.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// A `--module` is none.
+    #[error(transparent)]
+    Module(#[from] module::Error),
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
@@ -130,6 +137,12 @@ pub struct VmConfig {
     pub initramfs: Source,
     /// The kernel's command line, before [`crate::guest_request`] adds to it.
     pub cmdline: String,
+    /// The same without cottage's own words, for kernels that are no Linux.
+    pub foreign_cmdline: String,
+    /// Files for a multiboot kernel.
+    pub modules: Vec<Module>,
+    /// Which interrupt controllers are in KVM; `None` leaves it to what the kernel is.
+    pub irqchip: Option<Irqchip>,
     /// Guest RAM in bytes.
     pub memory: u64,
     /// Number of processors.
@@ -159,6 +172,7 @@ impl VmConfig {
             ProtocolArg::Auto => None,
             ProtocolArg::Linux64 => Some(Protocol::Linux64),
             ProtocolArg::Pvh => Some(Protocol::Pvh),
+            ProtocolArg::Multiboot => Some(Protocol::Multiboot),
         };
         let unpack = match args.unpack {
             UnpackArg::Host => Unpack::Host,
@@ -168,10 +182,16 @@ impl VmConfig {
             let wrong = |value| Error::CmdlineText { flag, value };
             value.into_string().map_err(wrong)
         };
-        let cmdline = match (args.cmdline, args.append) {
-            (Some(whole), _) => text("--cmdline", whole)?,
-            (None, Some(more)) => format!("{DEFAULT_CMDLINE} {}", text("--append", more)?),
-            (None, None) => DEFAULT_CMDLINE.to_owned(),
+        let (cmdline, foreign_cmdline) = match (args.cmdline, args.append) {
+            (Some(whole), _) => {
+                let whole = text("--cmdline", whole)?;
+                (whole.clone(), whole)
+            }
+            (None, Some(more)) => {
+                let more = text("--append", more)?;
+                (format!("{DEFAULT_CMDLINE} {more}"), more)
+            }
+            (None, None) => (DEFAULT_CMDLINE.to_owned(), String::new()),
         };
         let command: Vec<_> = args
             .command
@@ -185,6 +205,9 @@ impl VmConfig {
             kernel: source(args.kernel),
             initramfs: source(args.initramfs),
             cmdline,
+            foreign_cmdline,
+            modules: module::parse_all(&args.module)?,
+            irqchip: args.irqchip,
             memory: parse_memory(&args.memory)?,
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(&args.disk)?,

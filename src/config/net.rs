@@ -1,7 +1,7 @@
 //! `--net tap=NAME` and `--net user`: from words to a network card.
 //!
 //! That the tap device exists is found out by [`crate::virtio::net`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::module`].
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;

@@ -5,7 +5,7 @@
 //! four ports, the second one port four times. Hence our own decoding.
 //!
 //! Source: `[kvm]` section 5, "The kvm_run structure".
-//! Read next: [`crate::memory`].
+//! Read next: [`super::irqchip`].
 #![expect(
     unsafe_code,
     reason = "reads the union in kvm_run that exit_reason selects"

@@ -15,13 +15,15 @@
 )]
 
 pub mod exit;
+pub mod irqchip;
 
 use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
-    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    Msrs, kvm_enable_cap, kvm_msi, kvm_pit_config, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
@@ -231,6 +233,33 @@ impl Vm {
         self.fd
             .enable_cap(&cap)
             .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
+    }
+
+    /// Puts all of a PC's interrupt controllers and its timer into KVM ("full irqchip").
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn full_irqchip(&self) -> Result<(), Error> {
+        self.fd
+            .create_irq_chip()
+            .map_err(failed("KVM_CREATE_IRQCHIP"))?;
+        // The "speaker" is port 0x61, without a sound: it opens the gate of the timer's channel 2
+        // and shows its output, by which guests measure how fast their TSC counts.
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        self.fd.create_pit2(pit).map_err(failed("KVM_CREATE_PIT2"))
+    }
+
+    /// Sets the level of a pin of the full irqchip.
+    ///
+    /// # Errors
+    /// The host's refusal: there is no such pin, or no such chip.
+    pub fn set_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
+        self.fd
+            .set_irq_line(gsi, high)
+            .map_err(failed_at("KVM_IRQ_LINE", format!(" for pin {gsi}")))
     }
 
     /// Creates processor `id`; its local APIC gets the same number.
