@@ -1,11 +1,7 @@
 //! The multiboot loader against `[multiboot]`, and against files that lie.
 
 use super::*;
-use crate::boot::nature::{Nature, choose};
-use crate::boot::testing::{
-    elf, elf32, lz4, multiboot_header, note, put, segment, small_elf, small_multiboot,
-};
-use crate::boot::{Options, Protocol, load_kernel, testing};
+use crate::boot::testing::{elf, elf32, multiboot_header, put, segment, small_multiboot};
 
 const MIB: u32 = 1 << 20;
 
@@ -312,96 +308,4 @@ fn section_headers_that_lie_are_refused_with_numbers() {
     assert!(broken(at + 32, 3).contains("Section 0 wants to be aligned to 0x3"));
     assert!(broken(at + 32, 1 << 13).contains("aligned to 0x2000"));
     load_with(image(1), &[]).unwrap();
-}
-
-fn nature(image: Vec<u8>, asked: Option<Protocol>) -> Result<Nature, String> {
-    let chosen = choose(blob(image), asked);
-    chosen.map(|(_, nature)| nature).map_err(|error| {
-        let causes = std::iter::successors(std::error::Error::source(&error), |e| e.source());
-        causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-    })
-}
-
-#[test]
-fn linux_is_taken_for_linux() {
-    assert_eq!(nature(small_elf(), None), Ok(Nature::Linux));
-    let image = testing::bzimage(b"payload and size");
-    assert_eq!(nature(image, None), Ok(Nature::Linux));
-    assert_eq!(nature(lz4(&small_multiboot()), None), Ok(Nature::Linux));
-    assert_eq!(nature(b"a text file\n".to_vec(), None), Ok(Nature::Linux));
-}
-
-#[test]
-fn multiboot_header_makes_a_multiboot_kernel() {
-    let is_multiboot = |image| matches!(nature(image, None), Ok(Nature::Multiboot(_)));
-    assert!(is_multiboot(small_multiboot()));
-    assert!(is_multiboot(flat(good_flat())));
-    let code = multiboot_header(0, &[]);
-    assert!(is_multiboot(elf(
-        0x20_0000,
-        &[segment(0x20_0000, &code)],
-        b""
-    )));
-}
-
-#[test]
-fn kernel_with_both_goes_by_pvh_unless_asked() {
-    let note = note(b"Xen\0", 18, &0x20_0000_u32.to_le_bytes());
-    let image = elf(
-        0x20_0000,
-        &[segment(0x20_0000, &multiboot_header(0, &[]))],
-        &note,
-    );
-    let pvh = Nature::BareMetal(Some(Protocol::Pvh));
-    assert_eq!(nature(image.clone(), None), Ok(pvh));
-    assert_eq!(
-        nature(image.clone(), Some(Protocol::Linux64)),
-        Ok(Nature::Linux)
-    );
-    let asked = nature(image, Some(Protocol::Multiboot));
-    assert!(matches!(asked, Ok(Nature::Multiboot(_))));
-}
-
-#[test]
-fn bzimage_with_nothing_packed_in_it_is_no_linux() {
-    let mut image = testing::bzimage(b"payload and size");
-    put(&mut image, 0x248, &[0; 8]);
-    assert_eq!(nature(image.clone(), None), Ok(Nature::BareMetal(None)));
-    put(&mut image, 0x236, &[0; 2]); // xloadflags
-    let memory = GuestMemory::new(4 << 20).unwrap();
-    let kernel = load_kernel(&blob(image), &Options::default(), &memory).unwrap();
-    assert_eq!(
-        (kernel.protocol, kernel.entry.0),
-        (Protocol::Linux32, 0x20_0000)
-    );
-}
-
-#[test]
-fn packed_multiboot_kernel_is_unpacked_when_asked_for() {
-    let asked = nature(lz4(&small_multiboot()), Some(Protocol::Multiboot));
-    assert!(matches!(asked, Ok(Nature::Multiboot(_))));
-}
-
-#[test]
-fn multiboot_asked_of_a_kernel_without_is_refused() {
-    assert_eq!(
-        nature(small_elf(), Some(Protocol::Multiboot)).unwrap_err(),
-        "Cannot boot multiboot kernel kernel: It has no multiboot header in its first 8192 bytes"
-    );
-}
-
-#[test]
-fn multiboot2_only_is_refused_unless_it_has_another_way_in() {
-    let mut code = 0xe852_50d6_u32.to_le_bytes().to_vec();
-    code.resize(64, 0);
-    let image = elf(0x20_0000, &[segment(0x20_0000, &code)], b"");
-    assert!(
-        nature(image, None)
-            .unwrap_err()
-            .contains("is of multiboot 2")
-    );
-    let note = note(b"Xen\0", 18, &0x20_0000_u32.to_le_bytes());
-    let image = elf(0x20_0000, &[segment(0x20_0000, &code)], &note);
-    let pvh = Nature::BareMetal(Some(Protocol::Pvh));
-    assert_eq!(nature(image, None), Ok(pvh));
 }
