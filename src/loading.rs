@@ -155,7 +155,7 @@ pub fn fill(
     let nature = kernel.nature;
     let sources = Sources::open(config, kernel)?;
     let (protocol, at, info) = match nature {
-        Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory)?,
+        Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory, timeline)?,
         Nature::Linux => load_linux(&sources, (config, None), memory, timeline)?,
         Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
     };
@@ -207,6 +207,7 @@ fn load_multiboot(
     header: &multiboot::Header,
     config: &VmConfig,
     memory: &GuestMemory,
+    timeline: &Timeline,
 ) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
     let (kernel, modules) = (&sources.kernel, &sources.modules);
     let mut cmdline = match &config.kernel {
@@ -222,6 +223,8 @@ fn load_multiboot(
         name: kernel.name().to_owned(),
         source,
     })?;
+    timeline.note(Stage::KernelLoaded);
+    timeline.note(Stage::InitramfsLoaded);
     Ok((Protocol::Multiboot, loaded.entry, loaded.info))
 }
 

@@ -230,13 +230,13 @@ fn broken(
 }
 
 /// Parses and loads in every way; returns the largest allocation.
-fn load_every_way(image: Vec<u8>) -> usize {
-    let kernel = Blob::memory(image.clone(), "broken".into());
+fn load_every_way(image: &[u8]) -> usize {
+    let kernel = Blob::memory(image.to_vec(), "broken".into());
     let memory = GuestMemory::new(4 << 20).unwrap();
     largest_allocation(|| {
         let _described = parse(&kernel).map(|image| image.to_string());
         for protocol in [None, Some(Protocol::Multiboot)] {
-            let again = Blob::memory(image.clone(), "broken".into());
+            let again = Blob::memory(image.to_vec(), "broken".into());
             if let Ok((kernel, Nature::Multiboot(header))) = choose(again, protocol) {
                 let module = Module {
                     blob: Blob::memory(vec![1; 5000], "module".into()),
@@ -285,13 +285,13 @@ proptest! {
     fn broken_elf_never_panics_or_eats_memory(
         damage in damage(), field in field(), len in 0_usize..0x1100,
     ) {
-        let largest = load_every_way(broken(small_elf(), &damage, field, len));
+        let largest = load_every_way(&broken(small_elf(), &damage, field, len));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
     #[test]
     fn elf_with_one_strange_field_never_panics_or_eats_memory(field in field()) {
-        let largest = load_every_way(broken(small_elf(), &[], field, usize::MAX));
+        let largest = load_every_way(&broken(small_elf(), &[], field, usize::MAX));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -300,7 +300,7 @@ proptest! {
         damage in damage(), field in field(), len in 0_usize..0x2000,
     ) {
         let image = bzimage(&lz4_payload(&small_elf()));
-        let largest = load_every_way(broken(image, &damage, field, len));
+        let largest = load_every_way(&broken(image, &damage, field, len));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -309,7 +309,7 @@ proptest! {
         at in 0x1f1_usize..0x268, number in any::<u64>(),
     ) {
         let image = bzimage(&lz4_payload(&small_elf()));
-        let largest = load_every_way(broken(image, &[], (at, number), usize::MAX));
+        let largest = load_every_way(&broken(image, &[], (at, number), usize::MAX));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -318,7 +318,7 @@ proptest! {
         damage in damage(), field in field(), len in 0_usize..0x1200,
     ) {
         for image in [multiboot_elf(), small_multiboot()] {
-            let largest = load_every_way(broken(image, &damage, field, len));
+            let largest = load_every_way(&broken(image, &damage, field, len));
             prop_assert!(largest < LOAD_MAX, "{largest:#x}");
         }
     }
@@ -330,7 +330,7 @@ proptest! {
     ) {
         let image = multiboot_elf();
         let at = at.min(image.len() - 8);
-        let largest = load_every_way(broken(image, &[], (at, number), usize::MAX));
+        let largest = load_every_way(&broken(image, &[], (at, number), usize::MAX));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -344,12 +344,12 @@ proptest! {
         let mut image = vec![0; offset * 4];
         image.extend(multiboot_header(1 << 16, &addresses));
         image.extend([0xf4; 64]);
-        prop_assert!(load_every_way(image) < LOAD_MAX);
+        prop_assert!(load_every_way(&image) < LOAD_MAX);
     }
 
     #[test]
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..0x800)) {
-        prop_assert!(load_every_way(bytes) < LOAD_MAX);
+        prop_assert!(load_every_way(&bytes) < LOAD_MAX);
     }
 }
 

@@ -1127,7 +1127,7 @@ fn multiboot_asked_of_a_linux_is_refused() {
 #[test]
 fn linux_protocol_asked_of_a_multiboot_kernel_is_refused() {
     let words = ["32-bit multiboot kernel", "--protocol multiboot"];
-    refused_multiboot(&tiny_multiboot::pc(), &["--protocol", "pvh"], &words);
+    refused_kernel_with(&tiny_multiboot::pc(), &["--protocol", "pvh"], &words);
 }
 
 #[test]
@@ -1176,4 +1176,5 @@ fn debug_exit_is_a_free_port() {
     refused_port("", &["--debug-exit \"\""]);
     refused_port("0x3f8", &["0x3f8", "0x3ff", "another device"]);
     refused_port("1792", &["0x700"]);
+    refused_port("0x43", &["0x40", "another device"]); // the timer, with the full irqchip
 }

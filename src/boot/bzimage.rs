@@ -301,6 +301,14 @@ fn load_address(header: &setup_header) -> Result<u64, Error> {
     Ok(HIGH_RAM_START.0.next_multiple_of(alignment))
 }
 
+/// Whether a packed kernel is announced in the setup header of a file that begins with `head`.
+pub fn has_payload(head: &[u8]) -> bool {
+    setup_header_of(head).is_none_or(|header| {
+        let (offset, len) = (header.payload_offset, header.payload_length);
+        header.version < PROTOCOL_WITH_PAYLOAD || offset != 0 || len != 0
+    })
+}
+
 fn need(version: u16, needed: u16, purpose: &'static str) -> Result<(), Error> {
     if version >= needed {
         return Ok(());

@@ -61,7 +61,10 @@ pub use nature::{Nature, choose};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is something else.
-    #[error("{name} is {what}, not a kernel; vmlinux (ELF) and bzImage files boot, packed or not")]
+    #[error(
+        "{name} is {what}, not a kernel; vmlinux (ELF) and bzImage files boot, packed or not, and \
+         multiboot kernels"
+    )]
     NotAKernel {
         /// The file.
         name: String,
@@ -361,7 +364,7 @@ mod tests {
         assert_eq!(
             refusal(b"console=ttyS0\n".to_vec(), Options::default()),
             "vmlinuz is a text file, not a kernel; vmlinux (ELF) and bzImage files boot, packed or \
-             not"
+             not, and multiboot kernels"
         );
     }
 

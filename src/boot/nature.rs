@@ -18,6 +18,7 @@
 //! Read next: [`crate::platform`].
 
 use super::blob::Blob;
+use super::bzimage::has_payload;
 use super::identify::{Kind, identify};
 use super::image::{Image, parse};
 use super::load::unpack_whole;
@@ -51,9 +52,9 @@ pub fn choose(mut kernel: Blob, protocol: Option<Protocol>) -> Result<(Blob, Nat
             }
             Nature::Multiboot(header_of(&kernel, &head)?)
         }
-        Some(_) | None if kind == Kind::BzImage => match parse(&kernel)? {
-            Image::BzImage(image, _) if image.payload_len == 0 => Nature::BareMetal(None),
-            _ => Nature::Linux,
+        Some(_) | None if kind == Kind::BzImage => match has_payload(&head) {
+            true => Nature::Linux,
+            false => Nature::BareMetal(None),
         },
         Some(_) => Nature::Linux,
         None => of_other(&kernel, &head, &kind)?,

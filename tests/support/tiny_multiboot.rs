@@ -12,7 +12,7 @@
 /// Where the kernels are loaded, and where in them their code begins.
 const BASE: u32 = 0x10_0000;
 const CODE: u32 = 0x40;
-const IN_FILE: usize = 0x1000;
+const IN_FILE: u32 = 0x1000;
 
 /// Measures 55 ms by the timer's channel 2, whose gate and output are in port 0x61; counts three
 /// interrupts of channel 0; prints its command line, its module and the module's string; and ends with
@@ -209,7 +209,7 @@ pub(crate) fn pc() -> Vec<u8> {
 
 /// The same without an ELF header.
 pub(crate) fn flat_pc() -> Vec<u8> {
-    let end = BASE + CODE + PC.len() as u32;
+    let end = BASE + CODE + size(PC);
     let addresses = [BASE, BASE, end, 0, BASE + CODE];
     [&header(3 | 1 << 16, &addresses), PC].concat()
 }
@@ -229,7 +229,8 @@ pub(crate) fn with_header(magic: u32, flags: u32) -> Vec<u8> {
     let mut file = elf(&[]);
     let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
     let words = [magic, flags, checksum];
-    file[IN_FILE..IN_FILE + 12].copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
+    let at = IN_FILE as usize;
+    file[at..at + 12].copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
     file
 }
 
@@ -246,7 +247,7 @@ fn header(flags: u32, addresses: &[u32]) -> Vec<u8> {
 /// A 32-bit ELF file of one segment. [elf] Elf32_Ehdr, Elf32_Phdr
 fn elf(code: &[u8]) -> Vec<u8> {
     let content = [&header(3, &[]), code].concat();
-    let len = content.len() as u32;
+    let len = size(&content);
     let mut file = b"\x7fELF\x01\x01\x01".to_vec();
     file.resize(16, 0);
     let entry = BASE + CODE;
@@ -254,9 +255,13 @@ fn elf(code: &[u8]) -> Vec<u8> {
     file.extend(words.map(u32::to_le_bytes).as_flattened());
     let halves: [u16; 8] = [0, 0, 52, 32, 1, 40, 0, 0]; // e_phentsize 32, one of them
     file.extend(halves.map(u16::to_le_bytes).as_flattened());
-    let segment = [1, IN_FILE as u32, BASE, BASE, len, len, 7, 4];
+    let segment = [1, IN_FILE, BASE, BASE, len, len, 7, 4];
     file.extend(segment.map(u32::to_le_bytes).as_flattened());
-    file.resize(IN_FILE, 0);
+    file.resize(IN_FILE as usize, 0);
     file.extend(content);
     file
+}
+
+fn size(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
