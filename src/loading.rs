@@ -17,7 +17,7 @@ use crate::config::module::Module;
 use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, HostConsole, INIT_PARAMETER, INIT_PATH, REQUEST_PATH};
-use crate::memory::layout::{ACPI_TABLES, MP_TABLE};
+use crate::memory::layout::{ACPI_TABLES, BIOS_DATA, MP_TABLE};
 use crate::memory::{self, GuestMemory};
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
@@ -160,6 +160,9 @@ pub fn fill(
         Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
     };
     write_platform_tables(memory, config, chip)?;
+    if nature != Nature::Linux {
+        memory.write(BIOS_DATA, &platform::bios_data::build())?;
+    }
     let entry = EntryState::new(protocol, at, info);
     entry.write_tables(memory)?;
     timeline.note(Stage::TablesWritten);

@@ -177,6 +177,8 @@ macro_rules! values {
 /// Every constant of layout.rs; [`list_of_constants_is_complete`] keeps it so.
 fn constants() -> BTreeMap<String, u64> {
     values![
+        BIOS_DATA,
+        BIOS_DATA_SIZE,
         BOOT_GDT,
         PVH_START_INFO,
         ZERO_PAGE,

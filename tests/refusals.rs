@@ -1126,7 +1126,7 @@ fn multiboot_asked_of_a_linux_is_refused() {
 
 #[test]
 fn linux_protocol_asked_of_a_multiboot_kernel_is_refused() {
-    let words = ["32-bit multiboot kernel", "--protocol multiboot"];
+    let words = ["32-bit x86 ELF", "--protocol multiboot"];
     refused_kernel_with(&tiny_multiboot::pc(), &["--protocol", "pvh"], &words);
 }
 

@@ -10,7 +10,6 @@
 //! the magic numbers of the others are those their own documentation gives (also in file(1)).
 //! Read next: [`super::elf`].
 
-use super::multiboot;
 use super::unpack::Algorithm;
 
 /// How many bytes from the start of a file [`identify`] wants to see (all, if it is shorter).
@@ -148,10 +147,10 @@ fn elf_kind(head: &[u8]) -> Kind {
         (62, 2, 1, 1) => "an ELF object or module (relocatable), not an executable".into(),
         (62, 2, 1, 3) => "an ELF shared object or position-independent program".into(),
         (62, 2, 1, 4) => "an ELF core dump".into(),
-        (3, 1, 1, 2) if multiboot::find(head).is_ok() => {
-            "a 32-bit multiboot kernel (--protocol multiboot enters it)".into()
+        (62 | 3, 1, _, _) => {
+            "a 32-bit x86 ELF file (--protocol multiboot enters one that has a multiboot header)"
+                .into()
         }
-        (62 | 3, 1, _, _) => "a 32-bit x86 ELF file without a multiboot header".into(),
         (62, _, _, _) => format!("an ELF file of unknown type {kind}"),
         _ => format!("an ELF file for {}", machine_name(machine)),
     };
@@ -301,7 +300,7 @@ mod tests {
         put(&mut small, 18, &[3]);
         assert_eq!(
             identify(&small).phrase(),
-            "a 32-bit x86 ELF file without a multiboot header"
+            "a 32-bit x86 ELF file (--protocol multiboot enters one that has a multiboot header)"
         );
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!  guest-physical memory                                              defined by
 //!  0x0000_0000 ┌──────────────────────────────────────────────┐
-//!              │ real-mode vectors and BIOS data: left zero     │
+//!              │ real-mode vectors: left zero                   │
+//!  0x0000_0400 │ BIOS data, for kernels that are no Linux       │ BIOS_DATA
 //!  0x0000_0500 │ boot GDT                                       │ BOOT_GDT
 //!  0x0000_6000 │ PVH start info, module list, memory map        │ PVH_START_INFO
 //!  0x0000_7000 │ zero page (struct boot_params)                 │ ZERO_PAGE
@@ -51,6 +52,10 @@
 
 use vm_memory::GuestAddress;
 
+/// The BIOS data area, written only for kernels that are no Linux.
+pub const BIOS_DATA: GuestAddress = GuestAddress(0x400);
+/// Size of the BIOS data area, in bytes.
+pub const BIOS_DATA_SIZE: u64 = 0x100;
 /// The GDT of the entry state, five descriptors long.
 pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
 /// `struct hvm_start_info`; its module list and memory map follow in the same page.
@@ -191,6 +196,7 @@ pub fn max_memory(bits: u32) -> u64 {
 }
 
 const _: () = {
+    assert!(BIOS_DATA.0 + BIOS_DATA_SIZE <= BOOT_GDT.0);
     assert!(BOOT_GDT.0 + 5 * 8 <= PVH_START_INFO.0);
     assert!(PVH_START_INFO.0 + 0x1000 <= ZERO_PAGE.0);
     assert!(ZERO_PAGE.0 + 0x1000 <= BOOT_STACK.0);

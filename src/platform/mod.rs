@@ -15,6 +15,7 @@ use crate::memory::layout::{COM1_GSI, IOAPIC_PINS, PIT_GSI, VIRTIO_GSI};
 
 pub mod acpi;
 pub mod mptable;
+pub mod bios_data;
 
 /// The largest id a local APIC can have in the 8-bit fields of both kinds of table; 0xff means
 /// "all of them".

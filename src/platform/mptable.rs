@@ -15,7 +15,7 @@
 //!
 //! Sources: `[mp]` Intel MultiProcessor Specification 1.4, May 1997; `[linux]`
 //! `arch/x86/kernel/mpparse.c`, v6.12.
-//! Read next: [`crate::guest_request`].
+//! Read next: [`super::bios_data`].
 
 use vm_memory::Address;
 
