@@ -184,20 +184,19 @@ fn load_linux(
     let kernel = boot::load_kernel(&sources.kernel, &options, memory)?;
     timeline.note(Stage::KernelLoaded);
     let initramfs = match &sources.initramfs {
-        Some(archive) => Some(load_initramfs(archive, (sources, config), &kernel, memory)?),
+        Some(given) => Some(load_initramfs(given, (sources, config), &kernel, memory)?),
         None => None,
     };
     timeline.note(Stage::InitramfsLoaded);
-    let cmdline = match sources.guest_end {
+    // In front: what stands behind a user's `--` is not the kernel's.
+    let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
+    if sources.init.is_some() {
+        cmdline = format!("{cmdline} {INIT_PARAMETER}");
+    }
+    if sources.bare {
         // Neither our words nor those about devices mean anything to what is no Linux.
-        _ if sources.bare => config.foreign_cmdline.clone(),
-        // In front: what stands behind a user's `--` is not the kernel's.
-        GuestEnd::OurInit if sources.init.is_some() => {
-            let devices = attach::on_cmdline(config.virtio_devices());
-            format!("{devices}{} {INIT_PARAMETER}", config.cmdline)
-        }
-        _ => attach::on_cmdline(config.virtio_devices()) + &config.cmdline,
-    };
+        cmdline.clone_from(&config.foreign_cmdline);
+    }
     let rsdp = Some(ACPI_TABLES);
     let cmdline = cmdline.as_bytes();
     let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
@@ -315,7 +314,7 @@ fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
 
 /// Puts the initramfs, with the request to our init behind it, above the kernel.
 fn load_initramfs(
-    archive: &Blob,
+    given: &Blob,
     (sources, config): (&Sources, &VmConfig),
     kernel: &LoadedKernel,
     memory: &GuestMemory,
@@ -325,14 +324,13 @@ fn load_initramfs(
         &config.nets,
         &HostConsole::of_this_process(),
     );
-    let whole = archive;
     let mut archive = Initramfs::new();
     if sources.bare {
         // What it has to be is the kernel's business.
-        archive.anything(whole);
+        archive.anything(given);
         return Ok(boot::place_initramfs(&archive, kernel, memory)?);
     }
-    archive.archive(whole)?;
+    archive.archive(given)?;
     if sources.guest_end == GuestEnd::OurInit {
         archive.directory(".cottage", 0o755)?;
         archive.file(REQUEST_PATH, 0o644, &request)?;
