@@ -192,7 +192,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub cpus: String,
 
-    /// How the kernel is entered; `auto` prefers the 64-bit protocol
+    /// How the kernel is entered; `auto` goes by what it is, and enters Linux by the 64-bit protocol
     #[arg(long, value_enum, default_value_t = ProtocolArg::Auto)]
     pub protocol: ProtocolArg,
 
@@ -330,7 +330,7 @@ pub enum ReportFormat {
 /// Values of `--protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProtocolArg {
-    /// Whatever the kernel offers, the 64-bit protocol first
+    /// What the kernel offers; for Linux the 64-bit protocol
     Auto,
     /// Linux's 64-bit boot protocol
     Linux64,
