@@ -137,6 +137,14 @@ fn linux_runs_with_the_full_irqchip() {
     assert!(text.lines().any(|line| line.trim() == "8"), "{text}");
 }
 
+#[test]
+fn built_in_kernel_which_knows_no_acpi_runs_with_the_full_irqchip() {
+    let Some(_) = linux_kvm() else { return };
+    let words = ["run", "--irqchip", "full", "--cpus", "2", "--", "nproc"];
+    let done = cottage_with_input(&words, b"").expect_code(0);
+    done.expect_stdout("2\n");
+}
+
 /// Starts memtest86+ and waits until its screen says that part of a pass is done, without errors.
 fn memtest_tests_memory(file: &str) {
     let mut command = Command::new(program());

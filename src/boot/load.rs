@@ -187,7 +187,10 @@ fn load_packed(
         return Err(Error::NotOffered {
             name: kernel.name().to_owned(),
             asked,
-            offered: "only the Linux 64-bit boot protocol while packed; leave out --unpack guest",
+            offered: match image.payload_len {
+                0 => "only the Linux boot protocol, which `--protocol auto` takes",
+                _ => "only the Linux 64-bit boot protocol while packed; leave out --unpack guest",
+            },
         });
     }
     let placed = image.load(kernel, memory);

@@ -395,6 +395,16 @@ mod tests {
     }
 
     #[test]
+    fn acpi_table_5_44_pcat_compat_is_set_only_where_there_are_8259s() {
+        let flags = |chip| {
+            let bytes = build(1, chip, &[]).unwrap().bytes;
+            let madt = bytes.windows(4).position(|name| name == b"APIC").unwrap();
+            bytes[madt + 40]
+        };
+        assert_eq!([Irqchip::Split, Irqchip::Full].map(flags), [0, 1]);
+    }
+
+    #[test]
     fn acpi_5_2_8_xsdt_lists_fadt_and_madt() {
         let image = image(1, &[]);
         let xsdt = xsdt_of(&image);
