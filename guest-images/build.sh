@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds guest images: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots ...
+# Builds guest images: guest-images/build.sh
+# tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus ...
 #
 # Results go to guest-images/out. Nothing is rebuilt while its inputs are unchanged. Environment:
 # JOBS, how many compilers run at once (default: one per processor).
@@ -49,7 +50,25 @@ build_debian_cloud() {
   say "unpacked $result/vmlinuz"
 }
 
-[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots ..."
+# A memory tester that boots like a Linux and is none, 64-bit and 32-bit.
+build_memtest86plus() {
+  local result=$out/memtest86plus inputs deb
+  inputs=$(cat "$images/build.sh" <(pinned memtest86plus version) | sha256sum | cut -d' ' -f1)
+  if same_inputs "$result" "$inputs"; then return; fi
+  mkdir -p "$cache"
+  deb=$(fetch memtest86plus memtest86+)
+  rm -rf "$result.new"
+  mkdir -p "$result.new"
+  dpkg-deb --extract "$deb" "$result.new/package"
+  mv "$result.new/package/boot/memtest86+x64.bin" "$result.new/x64.bin"
+  mv "$result.new/package/boot/memtest86+ia32.bin" "$result.new/ia32.bin"
+  rm -rf "$result.new/package" "$(dirname "$deb")"
+  echo "$inputs" >"$result.new/inputs.sha256"
+  publish "$result.new" "$result"
+  say "unpacked $result/x64.bin and ia32.bin"
+}
+
+[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus ..."
 mkdir -p "$cache"
 for image; do
   # In a shell of its own, whose end gives back the image's lock, and the source's if it was taken.
@@ -63,6 +82,7 @@ for image; do
     debian-cloud) (lock debian-cloud; build_debian_cloud) ;;
     debian-rootfs) (lock debian-rootfs; "$images/roots/debian.sh") ;;
     roots) (lock roots; "$images/roots/busybox.sh") ;;
-    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs and roots" ;;
+    memtest86plus) (lock memtest86plus; build_memtest86plus) ;;
+    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs, roots and memtest86plus" ;;
   esac
 done

@@ -9,8 +9,8 @@
 //!    anything that KVM may refuse.
 //! 2. The VM gets its memory slots before any interrupt controller: on recent kernels a slot that
 //!    is added later waits for a grace period (docs/adr/0003).
-//! 3. The split irqchip comes before the first vCPU, which gets its local APIC from it. (A full
-//!    irqchip would make leaving slow: docs/adr/0003.)
+//! 3. The irqchip comes before the first vCPU, which gets its local APIC from it. A Linux gets the split
+//!    one, for a full irqchip makes leaving slow (docs/adr/0003); other kernels expect a PC's.
 //! 4. Devices come before vCPUs run, vCPUs before the terminal is raw: an error on the way must
 //!    print on a terminal that still returns the carriage.
 //! 5. Signals are blocked before threads start, because threads inherit that.
@@ -26,12 +26,13 @@ use std::time::Duration;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{self, MmioBus, PortBus};
-use crate::config::VmConfig;
+use crate::config::{Irqchip, VmConfig};
 use crate::console::output::Output;
 use crate::console::signals::Signals;
 use crate::console::terminal::{self, Raw};
 use crate::console::words::say;
 use crate::control::Control;
+use crate::devices::Pins;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::ioapic::IoApic;
 use crate::devices::pci::PciHostBridge;
@@ -41,9 +42,9 @@ use crate::devices::rtc::Rtc;
 use crate::devices::serial::SerialPort;
 use crate::devices::sleep::SleepControl;
 use crate::event_loop::{EventLoop, Served};
-use crate::guest_request;
+use crate::kvm::irqchip::KernelPins;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
-use crate::loading;
+use crate::loading::{self, Kernel};
 use crate::memory::layout::{
     ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_GSI, COM1_PORT,
     COM1_PORTS, EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
@@ -130,43 +131,45 @@ impl Machine {
         // 1. Files, disks and networks, which may be refused; memory, and what the guest finds in it.
         let files = memory::mapped::map_all(&config.pmems, config.memory)?;
         let devices = attach::open(config, &files, say)?;
+        let kernel = Kernel::look(config)?;
+        let (chip, guest) = (kernel.irqchip(config), kernel.guest_end(config));
         let memory = Arc::new(GuestMemory::new(config.memory)?);
         timeline.note(Stage::MemoryMapped);
-        // 2. and 3. A VM around it with local APICs; the I/O APIC is a device of ours.
-        let (entry, made) = while_filling(&memory, config, timeline, || {
+        // 2. and 3. A VM around it with local APICs, or with all of a PC's interrupt controllers.
+        let fill = || loading::fill(&memory, config, kernel, timeline);
+        let (entry, made) = while_filling(fill, || {
             let kvm = Kvm::open()?;
             timeline.note(Stage::KvmOpened);
             kvm.check_vcpus(config.vcpus)?;
             let vm = kvm.create_vm(memory.clone())?.with_files(files);
             timeline.note(Stage::VmCreated);
-            let vm = make_vm(&kvm, vm, timeline)?;
+            let vm = make_vm(&kvm, vm, chip, timeline)?;
             let processors = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
             Ok::<_, kvm::Error>((vm, processors))
         })?;
         let (vm, (vcpus, identity)) = made?;
-        enter_with(&entry, &vcpus)?;
+        // The others wait for the first to call them.
+        vcpus.first().map_or(Ok(()), |first| entry.give(first))?;
         timeline.note(Stage::VcpusReady);
         // 4. Devices.
-        let pins = platform::ioapic_pins(&platform::lines(config.virtio_devices()));
-        let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
+        let mut mmio = MmioBus::new();
+        let pins = interrupt_pins((config, chip), vm, &mut mmio)?;
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
         let output = Arc::new(Output::stdout(timeline.clone()));
-        let serial = SerialPort::new(ioapic.clone(), COM1_GSI, output.clone(), control.clone());
+        let serial = SerialPort::new(pins.clone(), COM1_GSI, output.clone(), control.clone());
         let mut served = Served {
             serial: Arc::new(serial),
             port: None,
             output,
             control: control.clone(),
             marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
-            guest: guest_request::guest_end(config),
+            guest,
         };
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status, config.debug_exit)?;
-        let mut mmio = MmioBus::new();
-        mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
         let mut sockets = Sockets {
             mmio: &mut mmio,
-            ioapic,
+            ioapic: pins,
             memory: memory.clone(),
             control: control.clone(),
             tell: say,
@@ -181,14 +184,13 @@ impl Machine {
             memory,
             timeline: timeline.clone(),
         });
-        let command_given = !config.command.is_empty();
         Ok(Self {
             vcpus,
             board,
             served,
             virtio,
             status,
-            command_given,
+            command_given: !config.command.is_empty(),
         })
     }
 
@@ -242,8 +244,11 @@ fn port_bus(
     ports.claim(ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, Arc::new(SleepControl))?;
     ports.claim(BOOT_MARK_PORT, BOOT_MARK_PORTS, served.marks.clone())?;
     ports.claim(EXIT_STATUS_PORT, EXIT_STATUS_PORTS, status.clone())?;
-    let bridge = Arc::new(PciHostBridge::default());
-    ports.claim(PCI_CONFIG_PORT, PCI_CONFIG_PORTS, bridge)?;
+    ports.claim(
+        PCI_CONFIG_PORT,
+        PCI_CONFIG_PORTS,
+        Arc::<PciHostBridge>::default(),
+    )?;
     if let Some(port) = debug_exit {
         ports.claim(port, 1, Arc::new(DebugExit))?;
     }
@@ -274,15 +279,13 @@ fn attach_all(
 /// The thread is the one that fills, because `work` sleeps early: with one processor it would
 /// otherwise begin when the memory is full.
 fn while_filling<T>(
-    memory: &GuestMemory,
-    config: &VmConfig,
-    timeline: &Timeline,
+    fill: impl FnOnce() -> Result<EntryState, loading::Error> + Send,
     work: impl FnOnce() -> T,
 ) -> Result<(EntryState, T), Error> {
     thread::scope(|scope| {
         let filling = thread::Builder::new()
             .name("fill".into())
-            .spawn_scoped(scope, || loading::fill(memory, config, timeline))
+            .spawn_scoped(scope, fill)
             .map_err(host("start a thread"))?;
         let done = work();
         match filling.join() {
@@ -293,20 +296,38 @@ fn while_filling<T>(
     })
 }
 
-/// Gives the VM its memory and local APICs.
-fn make_vm(kvm: &Kvm, vm: Vm, timeline: &Timeline) -> Result<Arc<Vm>, kvm::Error> {
+/// Gives the VM its memory and its part of the interrupt controllers.
+fn make_vm(kvm: &Kvm, vm: Vm, chip: Irqchip, timeline: &Timeline) -> Result<Arc<Vm>, kvm::Error> {
     vm.give_memory().or_else(|refused| {
         // Linux 6.1 refuses a slot beyond the processor's addresses by a bare EINVAL. Where KVM takes
         // it, make_vcpus finds out.
         vm.check_memory(cpuid::address_bits(&kvm.supported_cpuid()?))?;
         Err(refused)
     })?;
-    if has_vmx() {
+    if cpuid::has_vmx() {
         vm.set_intel_pages()?;
     }
     timeline.note(Stage::MemoryGiven);
-    vm.split_irqchip()?;
+    match chip {
+        Irqchip::Split => vm.split_irqchip()?,
+        Irqchip::Full => vm.full_irqchip()?,
+    }
     Ok(Arc::new(vm))
+}
+
+/// Where devices raise interrupts: at an I/O APIC of ours, or at KVM's controllers.
+fn interrupt_pins(
+    (config, chip): (&VmConfig, Irqchip),
+    vm: Arc<Vm>,
+    mmio: &mut MmioBus,
+) -> Result<Arc<dyn Pins>, bus::Overlap> {
+    if chip == Irqchip::Full {
+        return Ok(Arc::new(KernelPins::new(vm)));
+    }
+    let pins = platform::ioapic_pins(&platform::lines(chip, config.virtio_devices()));
+    let ioapic = Arc::new(IoApic::new(platform::ioapic_id(config.vcpus), pins, vm));
+    mmio.claim(IOAPIC.0, IOAPIC_SIZE, ioapic.clone())?;
+    Ok(ioapic)
 }
 
 /// The processors, and what they are; the first knows it already.
@@ -331,17 +352,6 @@ fn make_vcpus(
         identity.give(first, 0)?;
     }
     Ok((vcpus, identity))
-}
-
-/// Gives the first processor its registers; the others wait for it to call them.
-fn enter_with(entry: &EntryState, vcpus: &[Vcpu]) -> Result<(), kvm::Error> {
-    if let Some(first) = vcpus.first() {
-        let mut sregs = first.sregs()?;
-        entry.apply(&mut sregs);
-        first.set_sregs(&sregs)?;
-        first.set_regs(entry.regs())?;
-    }
-    Ok(())
 }
 
 fn start_threads(vcpus: Vec<Vcpu>, board: &Arc<run::Board>) -> Result<Vec<JoinHandle<()>>, Error> {
@@ -381,12 +391,4 @@ fn stop_threads(threads: Vec<JoinHandle<()>>, control: &Control) {
         // A thread that panicked has ended the process in the panic hook.
         let _never_panicked = thread.join();
     }
-}
-
-/// Whether KVM runs on Intel's VMX, where it wants two places in guest memory for itself.
-///
-/// `[sdm2]` CPUID leaf 1, ECX bit 5. AMD's processors do not have it, nor has a host whose KVM is
-/// software.
-fn has_vmx() -> bool {
-    std::arch::x86_64::__cpuid(1).ecx & (1 << 5) != 0
 }

@@ -12,6 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use cottage::config::Irqchip;
 use cottage::memory::layout::ACPI_TABLES;
 use cottage::platform::acpi::{self, MmioDevice};
 
@@ -60,7 +61,7 @@ fn iasl_finds_no_fault_in_any_table() {
         gsi: 16,
     };
     // 300 processors, so that both kinds of processor entry are there.
-    let image = acpi::build(300, &[disk]).unwrap();
+    let image = acpi::build(300, Irqchip::Full, &[disk]).unwrap();
     let bytes = &image.bytes;
     let xsdt = pointer(bytes, 24);
     let fadt = pointer(bytes, xsdt + 36);

@@ -175,8 +175,11 @@ macro_rules! values {
 }
 
 /// Every constant of layout.rs; [`list_of_constants_is_complete`] keeps it so.
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn constants() -> BTreeMap<String, u64> {
     values![
+        BIOS_DATA,
+        BIOS_DATA_SIZE,
         BOOT_GDT,
         PVH_START_INFO,
         ZERO_PAGE,
@@ -185,6 +188,8 @@ fn constants() -> BTreeMap<String, u64> {
         PDPT,
         PAGE_DIRECTORIES,
         PAGE_DIRECTORIES_SIZE,
+        MULTIBOOT_INFO,
+        MULTIBOOT_INFO_MAX_SIZE,
         CMDLINE,
         CMDLINE_MAX_SIZE,
         EBDA,
@@ -203,6 +208,12 @@ fn constants() -> BTreeMap<String, u64> {
         KVM_IDENTITY_MAP,
         KVM_TSS,
         MMIO_GAP_END,
+        PIC_1_PORT,
+        PIC_2_PORT,
+        PIC_TRIGGER_PORT,
+        PIC_PORTS,
+        PIT_PORT,
+        PIT_PORTS,
         I8042_PORT,
         I8042_PORTS,
         RTC_PORT,
@@ -217,6 +228,7 @@ fn constants() -> BTreeMap<String, u64> {
         BOOT_MARK_PORTS,
         EXIT_STATUS_PORT,
         EXIT_STATUS_PORTS,
+        PIT_GSI,
         COM1_GSI,
         VIRTIO_GSI,
         VIRTIO_SLOTS,

@@ -20,8 +20,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use cottage::boot::multiboot::{self, Module};
 use cottage::boot::unpack::{Algorithm, Error, Size, unpack};
-use cottage::boot::{Blob, Options, Protocol, Unpack, load_kernel, parse};
+use cottage::boot::{Blob, Nature, Options, Protocol, Unpack, choose, load_kernel, parse};
 use cottage::memory::GuestMemory;
 use proptest::prelude::*;
 
@@ -29,7 +30,7 @@ use proptest::prelude::*;
 #[path = "../src/boot/testing.rs"]
 mod testing;
 
-use testing::{bzimage, lz4_payload, put, small_elf};
+use testing::{bzimage, elf32, lz4_payload, multiboot_header, put, small_elf, small_multiboot};
 
 thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
@@ -229,11 +230,22 @@ fn broken(
 }
 
 /// Parses and loads in every way; returns the largest allocation.
-fn load_every_way(image: Vec<u8>) -> usize {
-    let kernel = Blob::memory(image, "broken".into());
+fn load_every_way(image: &[u8]) -> usize {
+    let kernel = Blob::memory(image.to_vec(), "broken".into());
     let memory = GuestMemory::new(4 << 20).unwrap();
     largest_allocation(|| {
         let _described = parse(&kernel).map(|image| image.to_string());
+        for protocol in [None, Some(Protocol::Multiboot)] {
+            let again = Blob::memory(image.to_vec(), "broken".into());
+            if let Ok((kernel, Nature::Multiboot(header))) = choose(again, protocol) {
+                let module = Module {
+                    blob: Blob::memory(vec![1; 5000], "module".into()),
+                    string: b"module a b".to_vec(),
+                };
+                let loaded = multiboot::load(&kernel, &header, &[module], b"words", &memory);
+                let _loaded = loaded.map_err(|e| e.to_string());
+            }
+        }
         for protocol in [None, Some(Protocol::Pvh)] {
             for unpack in [Unpack::Host, Unpack::Guest] {
                 let options = Options { protocol, unpack };
@@ -241,6 +253,25 @@ fn load_every_way(image: Vec<u8>) -> usize {
             }
         }
     })
+}
+
+/// A multiboot kernel with symbols.
+fn multiboot_elf() -> Vec<u8> {
+    let mut code = multiboot_header(3, &[]);
+    code.extend([0xf4; 32]);
+    let sections: [(u32, u32, &[u8]); 3] = [(0, 0, b""), (2, 0, b"symbols"), (3, 0, b"strings")];
+    elf32(0x10_0010, &[(0x10_0000, &code)], &sections)
+}
+
+#[test]
+fn multiboot_kernel_that_is_damaged_here_is_a_good_one() {
+    let kernel = Blob::memory(multiboot_elf(), "whole".into());
+    let (kernel, nature) = choose(kernel, None).unwrap();
+    let Nature::Multiboot(header) = nature else {
+        panic!("{nature:?}");
+    };
+    let memory = GuestMemory::new(4 << 20).unwrap();
+    multiboot::load(&kernel, &header, &[], b"", &memory).unwrap();
 }
 
 /// What loading may allocate at once: an lz4 chunk and the output, both bounded by small numbers
@@ -254,13 +285,13 @@ proptest! {
     fn broken_elf_never_panics_or_eats_memory(
         damage in damage(), field in field(), len in 0_usize..0x1100,
     ) {
-        let largest = load_every_way(broken(small_elf(), &damage, field, len));
+        let largest = load_every_way(&broken(small_elf(), &damage, field, len));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
     #[test]
     fn elf_with_one_strange_field_never_panics_or_eats_memory(field in field()) {
-        let largest = load_every_way(broken(small_elf(), &[], field, usize::MAX));
+        let largest = load_every_way(&broken(small_elf(), &[], field, usize::MAX));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -269,7 +300,7 @@ proptest! {
         damage in damage(), field in field(), len in 0_usize..0x2000,
     ) {
         let image = bzimage(&lz4_payload(&small_elf()));
-        let largest = load_every_way(broken(image, &damage, field, len));
+        let largest = load_every_way(&broken(image, &damage, field, len));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
@@ -278,13 +309,47 @@ proptest! {
         at in 0x1f1_usize..0x268, number in any::<u64>(),
     ) {
         let image = bzimage(&lz4_payload(&small_elf()));
-        let largest = load_every_way(broken(image, &[], (at, number), usize::MAX));
+        let largest = load_every_way(&broken(image, &[], (at, number), usize::MAX));
         prop_assert!(largest < LOAD_MAX, "{largest:#x}");
     }
 
     #[test]
+    fn broken_multiboot_elf_never_panics_or_eats_memory(
+        damage in damage(), field in field(), len in 0_usize..0x1200,
+    ) {
+        for image in [multiboot_elf(), small_multiboot()] {
+            let largest = load_every_way(&broken(image, &damage, field, len));
+            prop_assert!(largest < LOAD_MAX, "{largest:#x}");
+        }
+    }
+
+    #[test]
+    fn multiboot_elf_with_strange_headers_never_panics_or_eats_memory(
+        at in prop_oneof![0_usize..0x34, 0x34_usize..0x54, 0x1030_usize..0x10c0],
+        number in any::<u64>(),
+    ) {
+        let image = multiboot_elf();
+        let at = at.min(image.len() - 8);
+        let largest = load_every_way(&broken(image, &[], (at, number), usize::MAX));
+        prop_assert!(largest < LOAD_MAX, "{largest:#x}");
+    }
+
+    #[test]
+    fn multiboot_header_with_any_addresses_never_panics_or_eats_memory(
+        offset in 0_usize..0x40,
+        addresses in prop::array::uniform5(prop_oneof![
+            Just(0), 0x10_0000_u32..0x10_0080, Just(u32::MAX), any::<u32>(),
+        ]),
+    ) {
+        let mut image = vec![0; offset * 4];
+        image.extend(multiboot_header(1 << 16, &addresses));
+        image.extend([0xf4; 64]);
+        prop_assert!(load_every_way(&image) < LOAD_MAX);
+    }
+
+    #[test]
     fn noise_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..0x800)) {
-        prop_assert!(load_every_way(bytes) < LOAD_MAX);
+        prop_assert!(load_every_way(&bytes) < LOAD_MAX);
     }
 }
 

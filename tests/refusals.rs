@@ -19,6 +19,7 @@ use std::process::Command;
 
 use support::program::{Finished, Scratch, finish, plain_program};
 use support::tiny_kernel::{self as tiny, with};
+use support::tiny_multiboot;
 
 /// nobody, by tradition.
 const NOBODY: u32 = 65534;
@@ -1305,6 +1306,86 @@ fn console_is_one_of_two() {
     refused(&["run", "--console", "tty1"], &["ttyS0", "hvc0"]);
 }
 
+/// A multiboot kernel with `flags` and without an initramfs, which must be refused.
+#[track_caller]
+fn refused_multiboot(kernel: &[u8], flags: &[&str], words: &[&str]) {
+    let files = Scratch::new();
+    let kernel = files.file("kernel", kernel);
+    refused(&[&["run", "--kernel", &kernel], flags].concat(), words);
+}
+
+#[test]
+fn multiboot_header_that_cannot_be_served_is_refused() {
+    let with_header = tiny_multiboot::with_header;
+    let magic = 0x1bad_b002;
+    refused_multiboot(
+        &with_header(magic, 4),
+        &[],
+        &["video mode", "0x4", "serial console"],
+    );
+    refused_multiboot(&with_header(magic, 0x80), &[], &["flags 0x80", "0.6.96"]);
+    refused_multiboot(
+        &with_header(0xe852_50d6, 0),
+        &[],
+        &["multiboot 2", "0x1000"],
+    );
+    let damaged = with(with_header(magic, 3), 0x1008, &[0; 4]);
+    refused_multiboot(&damaged, &[], &["damaged", "0x1badb005"]);
+}
+
+#[test]
+fn multiboot_asked_of_a_linux_is_refused() {
+    refused_kernel_with(
+        &good(),
+        &["--protocol", "multiboot"],
+        &["no multiboot header", "8192"],
+    );
+}
+
+#[test]
+fn linux_protocol_asked_of_a_multiboot_kernel_is_refused() {
+    let words = ["32-bit x86 ELF", "--protocol multiboot"];
+    refused_kernel_with(&tiny_multiboot::pc(), &["--protocol", "pvh"], &words);
+}
+
+#[test]
+fn command_for_a_kernel_without_our_init_is_refused() {
+    refused_multiboot(
+        &tiny_multiboot::pc(),
+        &["--", "ls"],
+        &["no Linux", "--cmdline"],
+    );
+}
+
+#[test]
+fn modules_are_files_and_for_multiboot_kernels() {
+    let pc = tiny_multiboot::pc();
+    refused_multiboot(&pc, &["--module", ""], &["--module \"\"", "names no file"]);
+    let missing = ["--module", "/no/such/file words"];
+    refused_multiboot(
+        &pc,
+        &missing,
+        &["--module", "/no/such/file", "No such file"],
+    );
+    refused_kernel_with(
+        &good(),
+        &["--module", "m"],
+        &["--module", "multiboot", "--initramfs"],
+    );
+}
+
+#[test]
+fn module_larger_than_memory_is_refused_with_what_it_takes() {
+    let files = Scratch::new();
+    let module = files.file("module", &vec![0; 2 << 20]);
+    let flags = ["--memory", "2M", "--module", &module];
+    refused_multiboot(
+        &tiny_multiboot::pc(),
+        &flags,
+        &["Cannot place module", "4 MiB"],
+    );
+}
+
 #[test]
 fn debug_exit_is_a_free_port() {
     let refused_port = |value, words: &[&str]| refused(&["run", "--debug-exit", value], words);
@@ -1313,4 +1394,5 @@ fn debug_exit_is_a_free_port() {
     refused_port("", &["--debug-exit \"\""]);
     refused_port("0x3f8", &["0x3f8", "0x3ff", "another device"]);
     refused_port("1792", &["0x700"]);
+    refused_port("0x43", &["0x40", "another device"]); // the timer, with the full irqchip
 }

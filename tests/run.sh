@@ -82,7 +82,7 @@ tests() {
 # ---- set-up ---------------------------------------------------------------------------------
 # Each step by itself: a program that does not compile must not keep the kernels from being built.
 check "tools" 900 guest-images/need.sh rust kernel roots testbed tests
-check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs
+check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs memtest86plus
 check "full kernel" 2000 guest-images/build.sh full
 check "cottage" 600 make cottage
 check "testbed" 300 tests/testbed/build.sh
@@ -137,7 +137,8 @@ for program in "${suites[@]}"; do
 done
 
 # The testbed gets the suites that asked for a KVM, be it in vain: they have a line in the report.
-for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz; do
+for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-cloud/vmlinuz \
+	memtest86plus/x64.bin memtest86plus/ia32.bin; do
 	[[ -e guest-images/out/$image ]] || continue
 	mkdir -p "$work/images/$(dirname "$image")"
 	# A link saves the copy where the file system allows it.

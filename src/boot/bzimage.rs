@@ -20,6 +20,7 @@
 use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use vm_memory::{ByteValued, GuestAddress};
 
+use super::Protocol;
 use super::blob::{self, Blob};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{HIGH_RAM_START, MMIO_GAP_START};
@@ -142,7 +143,7 @@ pub struct BzImage {
     pub kernel_len: u64,
     /// Where the packed vmlinux starts in the file.
     pub payload_offset: u64,
-    /// Its length, the 4 bytes of unpacked size included.
+    /// Its length, the 4 bytes of unpacked size included; 0 if nothing is packed.
     pub payload_len: u64,
 }
 
@@ -151,8 +152,10 @@ pub struct BzImage {
 pub struct Placed {
     /// The protected-mode kernel.
     pub start: GuestAddress,
-    /// Its 64-bit entry point.
+    /// Its entry point.
     pub entry: GuestAddress,
+    /// Which one that is.
+    pub protocol: Protocol,
     /// First address after the memory it unpacks itself in.
     pub end: GuestAddress,
 }
@@ -187,7 +190,8 @@ impl BzImage {
         let kernel_len = kernel_len(&header, kernel_offset, file.len())?;
         let (offset, len) = (header.payload_offset, header.payload_length);
         let payload_end = u64::from(offset) + u64::from(len);
-        if len == 0 || payload_end > kernel_len {
+        // Both are 0 if nothing is packed: then it is no Linux, but enters like one.
+        if payload_end > kernel_len || (len == 0 && offset != 0) {
             return Err(Error::Payload {
                 offset,
                 len,
@@ -223,9 +227,12 @@ impl BzImage {
             "enter it in 64-bit mode",
         )?;
         let xloadflags = header.xloadflags;
-        if xloadflags & XLF_KERNEL_64 == 0 {
-            return Err(Error::Not64Bit { xloadflags });
-        }
+        let (protocol, into) = match (xloadflags & XLF_KERNEL_64, self.payload_len) {
+            // [boot] "32-bit Boot Protocol": the entry point is the first byte.
+            (0, 0) => (Protocol::Linux32, 0),
+            (0, _) => return Err(Error::Not64Bit { xloadflags }),
+            _ => (Protocol::Linux64, ENTRY_64),
+        };
         let start = load_address(&header)?;
         let init_size = header.init_size;
         // [boot] init_size: "the amount of linear contiguous memory starting at the kernel runtime
@@ -255,7 +262,8 @@ impl BzImage {
         })?;
         Ok(Placed {
             start: GuestAddress(start),
-            entry: GuestAddress(start + ENTRY_64),
+            entry: GuestAddress(start + into),
+            protocol,
             end: GuestAddress(end),
         })
     }
@@ -291,6 +299,14 @@ fn load_address(header: &setup_header) -> Result<u64, Error> {
         });
     }
     Ok(HIGH_RAM_START.0.next_multiple_of(alignment))
+}
+
+/// Whether a packed kernel is announced in the setup header of a file that begins with `head`.
+pub fn has_payload(head: &[u8]) -> bool {
+    setup_header_of(head).is_none_or(|header| {
+        let (offset, len) = (header.payload_offset, header.payload_length);
+        header.version < PROTOCOL_WITH_PAYLOAD || offset != 0 || len != 0
+    })
 }
 
 fn need(version: u16, needed: u16, purpose: &'static str) -> Result<(), Error> {
@@ -408,6 +424,7 @@ mod tests {
         let placed = Placed {
             start: GuestAddress(0x20_0000),
             entry: GuestAddress(0x20_0200),
+            protocol: Protocol::Linux64,
             end: GuestAddress(0x30_0000),
         };
         assert_eq!(image.place(0x30_0000).unwrap(), placed);

@@ -18,26 +18,26 @@
 //! BSS is not cleared: guest RAM is fresh from the host, hence zero, and nothing writes above the
 //! first megabyte before the kernel is loaded. Writing zeros would only touch pages.
 //!
-//! The structures are linux-loader's; its loader is not used, because it seeks and copies through
+//! One structure is linux-loader's; its loader is not used, because it seeks and copies through
 //! `Read`, checks little, and drops the numbers an error message needs.
 //!
 //! Sources: `[elf]` System V ABI, chapters 4 and 5; Linux
 //! `arch/x86/kernel/vmlinux.lds.S`, v6.12, for what a vmlinux contains.
-//! Read next: [`super::notes`].
+//! Read next: [`super::elf_headers`].
 
-use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
+use linux_loader::elf::{Elf64_Phdr, PT_LOAD, PT_NOTE};
 use vm_memory::GuestAddress;
 
-use super::blob::{self, Blob, structure};
+use super::blob::{self, Blob};
+use super::elf_headers::Headers;
 use super::notes;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{HIGH_RAM_START, MMIO_GAP_START};
 
 /// Most program headers we read; Linux has five.
 pub const MAX_PROGRAM_HEADERS: u16 = 64;
-/// Sizes `[elf]` gives the two headers.
+/// The size of a 64-bit ELF header; a 32-bit one has 52 bytes.
 const EHDR_SIZE: u64 = 64;
-const PHDR_SIZE: u16 = 56;
 
 /// Why an ELF file cannot be booted.
 #[derive(Debug, thiserror::Error)]
@@ -57,13 +57,15 @@ pub enum Error {
     /// The program header table has a strange shape.
     #[error(
         "Cannot use {count} program headers of {size} bytes: 1 to {MAX_PROGRAM_HEADERS} of \
-         {PHDR_SIZE} bytes are expected"
+         {expected} bytes are expected"
     )]
     ProgramHeaders {
         /// e_phnum.
         count: u16,
         /// e_phentsize.
         size: u16,
+        /// What it should be.
+        expected: u16,
     },
     /// Nothing to load.
     #[error("Cannot find a segment to load among {count} program headers")]
@@ -201,18 +203,18 @@ pub struct Elf {
 impl Elf {
     /// Reads and checks the headers of an ELF file whose first bytes are `head`.
     ///
-    /// That it is a 64-bit x86 executable is known: [`super::identify`] said so.
+    /// That it is an x86 executable is known: [`super::identify`] said so.
     ///
     /// # Errors
     /// Every [`Error`] but [`Error::SegmentOutsideRam`].
     pub fn parse(file: &Blob, head: &[u8]) -> Result<Self, Error> {
-        let header: Elf64_Ehdr = structure(head, 0).ok_or(Error::Truncated {
+        let header = Headers::read(head).ok_or(Error::Truncated {
             what: "ELF header",
             offset: 0,
             len: EHDR_SIZE,
             file: file.len(),
         })?;
-        let headers = program_headers(file, head, &header)?;
+        let headers = header.program_headers(file, head)?;
         let mut segments = Vec::with_capacity(headers.len());
         let mut pvh_entry = None;
         for (index, header) in headers.iter().enumerate() {
@@ -223,19 +225,29 @@ impl Elf {
                 _ => {}
             }
         }
+        let width = if header.wide { "64-bit" } else { "32-bit" };
+        let count = header.programs.count;
+        let mut elf = Self::of_segments(segments, count, (width, header.entry))?;
+        elf.pvh_entry = pvh_entry
+            .map(|at| check_pvh_entry(&elf.segments, at))
+            .transpose()?;
+        Ok(elf)
+    }
+
+    /// What `segments`, from among `count` headers, make together; `entry` has a name for messages.
+    pub(super) fn of_segments(
+        mut segments: Vec<Segment>,
+        count: u16,
+        (which, entry): (&'static str, u64),
+    ) -> Result<Self, Error> {
         segments.sort_unstable_by_key(|segment| segment.physical);
         check_overlap(&segments)?;
-        let count = header.e_phnum;
-        let start = segments
-            .first()
-            .ok_or(Error::NothingToLoad { count })?
-            .physical;
+        let first = segments.first().ok_or(Error::NothingToLoad { count })?;
+        let start = first.physical;
         let end = segments.iter().map(|s| s.physical + s.memory_len).max();
         Ok(Self {
-            entry: physical_entry(&segments, header.e_entry)?,
-            pvh_entry: pvh_entry
-                .map(|at| check_pvh_entry(&segments, at))
-                .transpose()?,
+            entry: physical_entry(&segments, which, entry)?,
+            pvh_entry: None,
             start,
             end: end.unwrap_or(start),
             segments,
@@ -275,37 +287,6 @@ impl Elf {
     }
 }
 
-/// `[elf]` The table of e_phnum headers at e_phoff; from `head` if it is there, else read.
-fn program_headers(
-    file: &Blob,
-    head: &[u8],
-    header: &Elf64_Ehdr,
-) -> Result<Vec<Elf64_Phdr>, Error> {
-    let (count, size, offset) = (header.e_phnum, header.e_phentsize, header.e_phoff);
-    if count == 0 || count > MAX_PROGRAM_HEADERS || size != PHDR_SIZE {
-        return Err(Error::ProgramHeaders { count, size });
-    }
-    let len = u64::from(count) * u64::from(size);
-    if offset.checked_add(len).is_none_or(|end| end > file.len()) {
-        return Err(Error::Truncated {
-            what: "program headers",
-            offset,
-            len,
-            file: file.len(),
-        });
-    }
-    let in_head = usize::try_from(offset).ok().and_then(|start| {
-        let end = start.checked_add(usize::from(count) * usize::from(size))?;
-        head.get(start..end)
-    });
-    let table = match in_head {
-        Some(table) => table.to_vec(),
-        None => file.read_vec(offset, len, len)?,
-    };
-    let headers = table.chunks_exact(usize::from(size));
-    Ok(headers.filter_map(|bytes| structure(bytes, 0)).collect())
-}
-
 fn segment(index: usize, header: &Elf64_Phdr, file: &Blob) -> Result<Segment, Error> {
     let segment = Segment {
         index,
@@ -315,6 +296,12 @@ fn segment(index: usize, header: &Elf64_Phdr, file: &Blob) -> Result<Segment, Er
         virtual_: header.p_vaddr,
         memory_len: header.p_memsz,
     };
+    check_segment(segment, file)
+}
+
+/// Whether the segment is in the file and may be where it wants to be.
+pub(super) fn check_segment(segment: Segment, file: &Blob) -> Result<Segment, Error> {
+    let index = segment.index;
     let file_end = segment.file_offset.checked_add(segment.file_len);
     if file_end.is_none_or(|end| end > file.len()) {
         return Err(Error::SegmentOutsideFile {
@@ -363,7 +350,7 @@ fn check_overlap(sorted: &[Segment]) -> Result<(), Error> {
 /// (arch/x86/kernel/vmlinux.lds.S: ENTRY(phys_startup_64)); others may follow `[elf]`. So the
 /// physical reading goes first: Linux's per-CPU segment has virtual address 0 and would
 /// otherwise catch low physical entries.
-fn physical_entry(segments: &[Segment], entry: u64) -> Result<u64, Error> {
+fn physical_entry(segments: &[Segment], which: &'static str, entry: u64) -> Result<u64, Error> {
     let inside = |base: u64, segment: &Segment| {
         entry
             .checked_sub(base)
@@ -376,7 +363,7 @@ fn physical_entry(segments: &[Segment], entry: u64) -> Result<u64, Error> {
         .iter()
         .find_map(|s| inside(s.virtual_, s).map(|offset| s.physical + offset))
         .ok_or(Error::EntryOutside {
-            which: "64-bit",
+            which,
             address: entry,
         })
 }

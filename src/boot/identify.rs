@@ -184,7 +184,10 @@ fn elf_kind(head: &[u8]) -> Kind {
         (62, 2, 1, 1) => "an ELF object or module (relocatable), not an executable".into(),
         (62, 2, 1, 3) => "an ELF shared object or position-independent program".into(),
         (62, 2, 1, 4) => "an ELF core dump".into(),
-        (62 | 3, 1, _, _) => "a 32-bit x86 ELF file".into(),
+        (62 | 3, 1, _, _) => {
+            "a 32-bit x86 ELF file (--protocol multiboot enters one that has a multiboot header)"
+                .into()
+        }
         (62, _, _, _) => format!("an ELF file of unknown type {kind}"),
         _ => format!("an ELF file for {}", machine_name(machine)),
     };
@@ -332,7 +335,10 @@ mod tests {
         let mut small = small_elf();
         put(&mut small, 4, &[1]);
         put(&mut small, 18, &[3]);
-        assert_eq!(identify(&small).phrase(), "a 32-bit x86 ELF file");
+        assert_eq!(
+            identify(&small).phrase(),
+            "a 32-bit x86 ELF file (--protocol multiboot enters one that has a multiboot header)"
+        );
     }
 
     #[test]

@@ -165,6 +165,11 @@ impl<'a> Initramfs<'a> {
         Ok(())
     }
 
+    /// Adds a file for a kernel that is no Linux, whatever it is.
+    pub fn anything(&mut self, blob: &'a Blob) {
+        self.push_blob(blob);
+    }
+
     /// Adds a directory; `mode` is its permission bits.
     ///
     /// # Errors

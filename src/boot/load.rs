@@ -18,6 +18,7 @@ use super::bzimage::BzImage;
 use super::elf::Elf;
 use super::identify::{HEAD, Kind, identify};
 use super::image::{Image, bzimage_error, elf_error, parse};
+use super::multiboot::{self, SEARCH_2};
 use super::unpack::{self, Algorithm, Size};
 use super::{Error, LoadedKernel, Options, Protocol, Unpack};
 use crate::memory::GuestMemory;
@@ -44,11 +45,7 @@ pub fn load_kernel(
     let Image::Packed(algorithm) = image else {
         return load_image(kernel, &image, options, memory);
     };
-    let size = Size {
-        limit: UNPACKED_MAX,
-        expected: None,
-    };
-    let inner = unpack_part(kernel, (0, kernel.len()), algorithm, size)?;
+    let inner = unpack_whole(kernel, algorithm)?;
     let wrong = |what| Error::NotAKernel {
         name: kernel.name().to_owned(),
         what: format!("a file packed with {algorithm} with {what} in it"),
@@ -59,9 +56,21 @@ pub fn load_kernel(
         Err(Error::NotAKernel { what, .. }) => return Err(wrong(what)),
         image => image?,
     };
+    if options.protocol.is_none() && matches!(&image, Image::Elf(elf) if elf.pvh_entry.is_none()) {
+        refuse_packed_multiboot(&inner)?;
+    }
     let mut loaded = load_image(&inner, &image, options, memory)?;
     loaded.summary = format!("{algorithm} of {}", loaded.summary);
     Ok(loaded)
+}
+
+/// Unpacks a file that is packed as a whole.
+pub(super) fn unpack_whole(kernel: &Blob, algorithm: Algorithm) -> Result<Blob, Error> {
+    let size = Size {
+        limit: UNPACKED_MAX,
+        expected: None,
+    };
+    unpack_part(kernel, (0, kernel.len()), algorithm, size)
 }
 
 /// Loads an ELF file or bzImage.
@@ -74,6 +83,8 @@ fn load_image(
     let loaded = match image {
         Image::Elf(elf) => load_elf(kernel, elf, options, memory)?,
         Image::BzImage(bzimage, algorithm) => match options.unpack {
+            // Nothing in it is packed: there is one way only.
+            _ if bzimage.payload_len == 0 => load_packed(kernel, bzimage, options, memory)?,
             Unpack::Host => load_unpacked(kernel, bzimage, *algorithm, (options, memory))?,
             Unpack::Guest => load_packed(kernel, bzimage, options, memory)?,
         },
@@ -97,6 +108,22 @@ fn load_image(
     })
 }
 
+/// What is a multiboot kernel must be known before the machine around it is made.
+fn refuse_packed_multiboot(inner: &Blob) -> Result<(), Error> {
+    let head = inner.head(SEARCH_2).map_err(|source| Error::Read {
+        name: inner.name().to_owned(),
+        source,
+    })?;
+    if multiboot::find(&head).is_err() {
+        return Ok(());
+    }
+    Err(Error::NotOffered {
+        name: inner.name().to_owned(),
+        asked: Protocol::Linux64,
+        offered: "multiboot, which must be asked for, by --protocol multiboot, where the file is packed",
+    })
+}
+
 /// Loads a vmlinux. The default boot takes this path, and no other memory than the guest's.
 fn load_elf(
     kernel: &Blob,
@@ -107,7 +134,7 @@ fn load_elf(
     let (protocol, entry) = match (options.protocol, elf.pvh_entry) {
         (None | Some(Protocol::Linux64), _) => (Protocol::Linux64, elf.entry),
         (Some(Protocol::Pvh), Some(entry)) => (Protocol::Pvh, entry),
-        (Some(asked @ Protocol::Pvh), None) => {
+        (Some(asked), _) => {
             return Err(Error::NotOffered {
                 name: kernel.name().to_owned(),
                 asked,
@@ -164,18 +191,28 @@ fn load_packed(
     options: &Options,
     memory: &GuestMemory,
 ) -> Result<LoadedKernel, Error> {
-    if let Some(asked @ Protocol::Pvh) = options.protocol {
+    if let Some(asked @ (Protocol::Pvh | Protocol::Multiboot)) = options.protocol {
         return Err(Error::NotOffered {
             name: kernel.name().to_owned(),
             asked,
-            offered: "only the Linux 64-bit boot protocol while packed; leave out --unpack guest",
+            offered: match image.payload_len {
+                0 => "only the Linux boot protocol, which `--protocol auto` takes",
+                _ => "only the Linux 64-bit boot protocol while packed; leave out --unpack guest",
+            },
         });
     }
     let placed = image.load(kernel, memory);
     let placed = placed.map_err(|source| bzimage_error(kernel, source))?;
+    if let (Protocol::Linux32, Some(asked)) = (placed.protocol, options.protocol) {
+        return Err(Error::NotOffered {
+            name: kernel.name().to_owned(),
+            asked,
+            offered: "only the Linux 32-bit boot protocol, which `--protocol auto` takes",
+        });
+    }
     let loaded = LoadedKernel {
         entry: placed.entry,
-        protocol: Protocol::Linux64,
+        protocol: placed.protocol,
         start: placed.start,
         end: placed.end,
         setup_header: None,

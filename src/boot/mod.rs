@@ -14,6 +14,8 @@
 //! ours (see [`crate::memory::layout`]), the kernel goes where it asks to be, and the initramfs
 //! right above it.
 //!
+//! Not every guest is a Linux: [`choose`] tells, and [`multiboot`] has a loader of its own.
+//!
 //! Reading is kept apart from loading: [`parse`] says what a kernel is without any guest.
 //!
 //! A kernel unpacked here runs where it was linked: no KASLR. Who wants KASLR uses
@@ -28,6 +30,7 @@ mod testing;
 pub mod blob;
 pub mod identify;
 pub mod elf;
+pub mod elf_headers;
 pub mod notes;
 pub mod bzimage;
 pub mod unpack;
@@ -39,6 +42,8 @@ pub mod pvh;
 pub mod newc;
 pub mod initramfs;
 pub mod pack;
+pub mod multiboot;
+pub mod nature;
 
 use std::fmt;
 
@@ -52,12 +57,16 @@ pub use blob::Blob;
 pub use image::{Image, parse};
 pub use initramfs::{Initramfs, InitramfsRange};
 pub use load::load_kernel;
+pub use nature::{Nature, choose};
 
 /// Why a guest cannot be prepared for boot.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file is something else.
-    #[error("{name} is {what}, not a kernel; vmlinux (ELF) and bzImage files boot, packed or not")]
+    #[error(
+        "{name} is {what}, not a kernel; vmlinux (ELF) and bzImage files boot, packed or not, and \
+         multiboot kernels"
+    )]
     NotAKernel {
         /// The file.
         name: String,
@@ -136,6 +145,14 @@ pub enum Error {
     /// The initramfs is no good or does not fit.
     #[error(transparent)]
     Initramfs(#[from] initramfs::Error),
+    /// It is a multiboot kernel, or was asked to be one, but...
+    #[error("Cannot boot multiboot kernel {name}")]
+    Multiboot {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        source: multiboot::Error,
+    },
     /// Guest memory refused the tables.
     #[error("Cannot write the boot tables into the guest")]
     Write(#[source] guest::Error),
@@ -146,15 +163,21 @@ pub enum Error {
 pub enum Protocol {
     /// `[boot]` "64-bit Boot Protocol": long mode, %rsi holds the zero page.
     Linux64,
+    /// `[boot]` "32-bit Boot Protocol": %esi holds the zero page. Only for what cannot do better.
+    Linux32,
     /// `[pvh]` 32-bit protected mode without paging, %ebx holds the start info.
     Pvh,
+    /// The same, %ebx holds the information of [`multiboot`].
+    Multiboot,
 }
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Linux64 => "the Linux 64-bit boot protocol",
+            Self::Linux32 => "the Linux 32-bit boot protocol",
             Self::Pvh => "PVH",
+            Self::Multiboot => "multiboot",
         })
     }
 }
@@ -242,14 +265,15 @@ pub fn write_boot_info(
     memory.write(CMDLINE, cmdline).map_err(Error::Write)?;
     let map = memory_map::memory_map(memory.size());
     let at = match kernel.protocol {
-        Protocol::Linux64 => {
+        Protocol::Linux64 | Protocol::Linux32 => {
             let page = zero_page::zero_page(kernel.setup_header, len, &map, initramfs, rsdp);
             memory
                 .write(ZERO_PAGE, page.as_slice())
                 .map_err(Error::Write)?;
             ZERO_PAGE
         }
-        Protocol::Pvh => {
+        // A multiboot kernel's are written by `multiboot::load`.
+        Protocol::Pvh | Protocol::Multiboot => {
             let bytes = pvh::start_info(&map, initramfs, rsdp);
             memory.write(PVH_START_INFO, &bytes).map_err(Error::Write)?;
             PVH_START_INFO
@@ -345,7 +369,7 @@ mod tests {
         assert_eq!(
             refusal(b"console=ttyS0\n".to_vec(), Options::default()),
             "vmlinuz is a text file, not a kernel; vmlinux (ELF) and bzImage files boot, packed or \
-             not"
+             not, and multiboot kernels"
         );
     }
 

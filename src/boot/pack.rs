@@ -10,7 +10,7 @@
 //! Sources: `[buffer]` Linux `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12;
 //! `[initramfs]` Linux `init/initramfs.c`, v6.12, maybe_link: a file's content comes with its first
 //! name, the others are empty.
-//! Read next: [`crate::platform`].
+//! Read next: [`super::multiboot`].
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};

@@ -151,3 +151,81 @@ pub(crate) fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
 fn le32(number: usize) -> [u8; 4] {
     u32::try_from(number).unwrap().to_le_bytes()
 }
+
+/// A multiboot header with these flags and the fields behind the checksum.
+pub(crate) fn multiboot_header(flags: u32, addresses: &[u32]) -> Vec<u8> {
+    let magic = 0x1bad_b002_u32;
+    let checksum = 0_u32.wrapping_sub(magic).wrapping_sub(flags);
+    let words = [&[magic, flags, checksum], addresses].concat();
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// A 32-bit ELF file with these segments at [`FILE_OFFSET`], and `sections`: type, address, content.
+pub(crate) fn elf32(
+    entry: u32,
+    segments: &[(u32, &[u8])],
+    sections: &[(u32, u32, &[u8])],
+) -> Vec<u8> {
+    let half = |number: usize| u16::try_from(number).unwrap().to_le_bytes();
+    let mut image = vec![0; FILE_OFFSET];
+    put(&mut image, 0, b"\x7fELF\x01\x01\x01");
+    put(&mut image, 16, &[2, 0, 3, 0, 1]); // ET_EXEC, EM_386, version 1
+    put(&mut image, 24, &entry.to_le_bytes());
+    put(&mut image, 28, &52u32.to_le_bytes()); // e_phoff
+    put(&mut image, 40, &[52, 0, 32, 0]); // e_ehsize, e_phentsize
+    put(&mut image, 42, &half(32));
+    put(&mut image, 44, &half(segments.len()));
+    for (index, (address, bytes)) in segments.iter().enumerate() {
+        let (offset, len) = (le32(image.len()), le32(bytes.len()));
+        let address = address.to_le_bytes();
+        let fields = [
+            le32(1),
+            offset,
+            address,
+            address,
+            len,
+            len,
+            le32(7),
+            le32(4),
+        ];
+        put(&mut image, 52 + index * 32, fields.as_flattened());
+        image.extend_from_slice(bytes);
+    }
+    if sections.is_empty() {
+        return image;
+    }
+    let mut table = Vec::new();
+    for (kind, address, bytes) in sections {
+        let (offset, len) = (le32(image.len()), le32(bytes.len()));
+        let (kind, address) = (kind.to_le_bytes(), address.to_le_bytes());
+        let zero = le32(0);
+        let fields = [
+            zero,
+            kind,
+            zero,
+            address,
+            offset,
+            len,
+            zero,
+            zero,
+            le32(1),
+            zero,
+        ];
+        table.extend_from_slice(fields.as_flattened());
+        image.extend_from_slice(bytes);
+    }
+    let offset = le32(image.len());
+    put(&mut image, 32, &offset); // e_shoff
+    put(&mut image, 46, &half(40));
+    put(&mut image, 48, &half(sections.len()));
+    put(&mut image, 50, &half(sections.len() - 1));
+    image.extend(table);
+    image
+}
+
+/// The smallest multiboot kernel: a header, and a byte to enter at, at 1 MiB.
+pub(crate) fn small_multiboot() -> Vec<u8> {
+    let mut code = multiboot_header(3, &[]);
+    code.push(0xf4); // hlt
+    elf32(0x10_000c, &[(0x10_0000, &code)], &[])
+}

@@ -3,7 +3,8 @@
 //! What it is for: [`crate::virtio::balloon`].
 //! Read next: [`super::console`].
 
-use super::{PAGE, unit_shift};
+use super::PAGE;
+use super::values::unit_shift;
 
 /// A mistake in the value of `--balloon`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

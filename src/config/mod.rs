@@ -2,8 +2,9 @@
 //!
 //! All refusals that need no file and no KVM are here, and those of `--rootfs`. After this point no value is checked
 //! again and no `Option` stands for a default.
-//! Read next: [`disk`].
+//! Read next: [`values`].
 
+pub mod values;
 pub mod disk;
 pub mod net;
 pub mod vsock;
@@ -13,22 +14,26 @@ pub mod console;
 pub mod share;
 pub mod pmem;
 pub mod rootfs;
+pub mod module;
+pub mod irqchip;
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::boot::{self, Protocol, Unpack};
 use crate::cli::{MachineArgs, ProtocolArg, UnpackArg};
 use crate::guest_request;
-use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS, device_ports};
+use crate::memory::layout::{MAX_MEMORY, MIN_MEMORY, VIRTIO_SLOTS};
 use console::{ConsoleArg, VIRTIO_CMDLINE};
 use disk::Disk;
+pub use irqchip::Irqchip;
+use module::Module;
 use net::{Address, Net};
 use pmem::Pmem;
 use port::Port;
 use rootfs::Root;
 use share::Share;
+use values::{cmdline, parse_cpus, parse_memory, parse_port, words};
 use vsock::Vsock;
 
 /// What cottage tells a kernel unless told otherwise: talk on the serial port, reset by the
@@ -77,6 +82,9 @@ pub enum Error {
     /// A `--disk` is none.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// A `--module` is none.
+    #[error(transparent)]
+    Module(#[from] module::Error),
     /// A `--net` is none.
     #[error(transparent)]
     Net(#[from] net::Error),
@@ -168,6 +176,12 @@ pub struct VmConfig {
     pub initramfs: Source,
     /// The kernel's command line, before [`crate::guest_request`] adds to it.
     pub cmdline: String,
+    /// The same without cottage's own words, for kernels that are no Linux.
+    pub foreign_cmdline: String,
+    /// Files for a multiboot kernel.
+    pub multiboot_modules: Vec<Module>,
+    /// Which interrupt controllers are in KVM; `None` leaves it to what the kernel is.
+    pub irqchip: Option<Irqchip>,
     /// Guest RAM in bytes.
     pub memory: u64,
     /// Number of processors.
@@ -215,6 +229,7 @@ impl VmConfig {
             ProtocolArg::Auto => None,
             ProtocolArg::Linux64 => Some(Protocol::Linux64),
             ProtocolArg::Pvh => Some(Protocol::Pvh),
+            ProtocolArg::Multiboot => Some(Protocol::Multiboot),
         };
         let unpack = match args.unpack {
             UnpackArg::Host => Unpack::Host,
@@ -234,7 +249,10 @@ impl VmConfig {
         let config = Self {
             kernel: source(args.kernel),
             initramfs: source(args.initramfs),
+            foreign_cmdline: cmdline("", args.cmdline.clone(), args.append.clone())?,
             cmdline: cmdline(default_cmdline, args.cmdline, args.append)?,
+            multiboot_modules: module::parse_all(&args.module)?,
+            irqchip: args.irqchip,
             memory,
             vcpus: parse_cpus(&args.cpus)?,
             disks: disk::parse_all(root_disk, &args.disk)?,
@@ -295,117 +313,11 @@ impl VmConfig {
     }
 }
 
-/// What the kernel is told: `whole`, or else the default and `more`.
-fn cmdline(
-    default: &str,
-    whole: Option<OsString>,
-    more: Option<OsString>,
-) -> Result<String, Error> {
-    let text = |flag, value: OsString| {
-        let wrong = |value| Error::CmdlineText { flag, value };
-        value.into_string().map_err(wrong)
-    };
-    match (whole, more) {
-        (Some(whole), _) => text("--cmdline", whole),
-        (None, Some(more)) => Ok(format!("{default} {}", text("--append", more)?)),
-        (None, None) => Ok(default.to_owned()),
-    }
-}
-
-/// The guest's command as its kernel takes it.
-fn words(command: Vec<OsString>) -> Result<Vec<Vec<u8>>, Error> {
-    let words: Vec<_> = command.into_iter().map(OsStringExt::into_vec).collect();
-    match words.iter().position(|word| word.contains(&0)) {
-        Some(at) => Err(Error::CommandNul { position: at + 1 }),
-        None => Ok(words),
-    }
-}
-
-/// A port that no device has.
-fn parse_port(value: &str) -> Result<u16, Error> {
-    let hex = value.strip_prefix("0x").or(value.strip_prefix("0X"));
-    let port = hex.map_or_else(
-        || value.parse().ok(),
-        |hex| u16::from_str_radix(hex, 16).ok(),
-    );
-    let port = port.ok_or_else(|| Error::DebugExit {
-        value: value.to_owned(),
-    })?;
-    let ports = device_ports();
-    let taken = ports
-        .iter()
-        .find(|(first, count)| (*first..first + count).contains(&port));
-    match taken {
-        Some((first, count)) => Err(Error::DebugExitTaken {
-            port,
-            first: *first,
-            last: first + count - 1,
-        }),
-        None => Ok(port),
-    }
-}
-
-fn parse_cpus(value: &str) -> Result<u32, Error> {
-    match value.parse() {
-        Ok(n) if (1..=MAX_VCPUS).contains(&n) => Ok(n),
-        _ => Err(Error::Cpus {
-            value: value.to_owned(),
-        }),
-    }
-}
-
-/// What a unit stands for, as a power of 2.
-fn unit_shift(unit: &str) -> Option<u32> {
-    match unit.to_ascii_lowercase().as_str() {
-        "k" | "kb" | "kib" => Some(10),
-        "m" | "mb" | "mib" => Some(20),
-        "g" | "gb" | "gib" => Some(30),
-        "t" | "tb" | "tib" => Some(40),
-        _ => None,
-    }
-}
-
-/// A whole number and a unit: `128M`, `2G`, `512MiB`, `1gb`.
-fn parse_memory(value: &str) -> Result<u64, Error> {
-    let wrong = |hint: String| Error::MemoryFormat {
-        value: value.to_owned(),
-        hint,
-    };
-    let digits = value
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(value.len());
-    let (number, unit) = value.split_at(digits);
-    if number.is_empty() {
-        return Err(wrong(String::new()));
-    }
-    // A bare number means MiB to QEMU and bytes to docker: ask instead of guessing.
-    let shift = match unit_shift(unit) {
-        Some(shift) => shift,
-        None if unit.is_empty() => return Err(wrong(format!("; did you mean {value}M?"))),
-        None => return Err(wrong(String::new())),
-    };
-    let range = |what| Error::MemoryRange {
-        value: value.to_owned(),
-        what,
-    };
-    let bytes = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift))
-        .ok_or_else(|| range("too large"))?;
-    match bytes {
-        b if b < MIN_MEMORY => Err(range("too small")),
-        b if b > MAX_MEMORY => Err(range("too large")),
-        b if b % PAGE != 0 => Err(Error::MemoryPages {
-            value: value.to_owned(),
-        }),
-        b => Ok(b),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+
+    use std::os::unix::ffi::OsStringExt;
 
     use super::*;
     use crate::cli::{Cli, Command};

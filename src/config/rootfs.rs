@@ -5,7 +5,7 @@
 //! looks at a file, and only at its first bytes: a file system is recognised by its content, as
 //! everything else ([`crate::boot::identify`]).
 //!
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::module`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use super::lock;
+use super::{Pins, lock};
 use crate::bus::{MmioDevice, Request};
 
 /// Where messages go.
@@ -124,8 +124,17 @@ impl IoApic {
         }
     }
 
-    /// Sets the level of pin `gsi`; the rising edge sends the message.
-    pub fn set_pin(&self, gsi: u32, high: bool) {
+    /// Outside the lock: the sink is a system call.
+    fn send(&self, message: Option<(u64, u32)>) {
+        if let Some((address, data)) = message {
+            self.sink.signal(address, data);
+        }
+    }
+}
+
+impl Pins for IoApic {
+    /// The rising edge sends the message.
+    fn set_pin(&self, gsi: u32, high: bool) {
         let mut state = lock(&self.state);
         let Some(pin) = state.pins.get_mut(gsi as usize) else {
             return;
@@ -135,13 +144,6 @@ impl IoApic {
         let message = if rose { pin.message() } else { None };
         drop(state);
         self.send(message);
-    }
-
-    /// Outside the lock: the sink is a system call.
-    fn send(&self, message: Option<(u64, u32)>) {
-        if let Some((address, data)) = message {
-            self.sink.signal(address, data);
-        }
     }
 }
 

@@ -21,7 +21,15 @@ pub mod sleep;
 pub mod report;
 pub mod debug_exit;
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Interrupt pins, as a device sees them: those of [`ioapic`], or of KVM's own interrupt controllers
+/// ([`crate::kvm::irqchip`]).
+pub trait Pins: fmt::Debug + Send + Sync {
+    /// Sets the level of pin `gsi`. Each pin has one device, which never sets it twice at a time.
+    fn set_pin(&self, gsi: u32, high: bool);
+}
 
 /// Locks a device.
 ///

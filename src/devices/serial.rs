@@ -11,9 +11,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::ioapic::IoApic;
-use super::lock;
 use super::uart::Uart;
+use super::{Pins, lock};
 use crate::bus::{PortDevice, Request};
 use crate::console::output::{Output, Pushed};
 use crate::control::Control;
@@ -23,7 +22,7 @@ use crate::outcome::Ending;
 #[derive(Debug)]
 pub struct SerialPort {
     uart: Mutex<Uart>,
-    ioapic: Arc<IoApic>,
+    pins: Arc<dyn Pins>,
     gsi: u32,
     output: Arc<Output>,
     control: Arc<Control>,
@@ -33,11 +32,11 @@ pub struct SerialPort {
 
 impl SerialPort {
     /// A port whose interrupts arrive at pin `gsi`.
-    pub fn new(ioapic: Arc<IoApic>, gsi: u32, output: Arc<Output>, control: Arc<Control>) -> Self {
+    pub fn new(pins: Arc<dyn Pins>, gsi: u32, output: Arc<Output>, control: Arc<Control>) -> Self {
         let uart = Mutex::new(Uart::new());
         Self {
             uart,
-            ioapic,
+            pins,
             gsi,
             output,
             control,
@@ -90,7 +89,7 @@ impl SerialPort {
 
     /// With the chip's lock held, so that two threads cannot swap their levels.
     fn update_pin(&self, uart: &Uart) {
-        self.ioapic.set_pin(self.gsi, uart.interrupt());
+        self.pins.set_pin(self.gsi, uart.interrupt());
     }
 
     /// Wakes the event loop if it waits for room that now is there.

@@ -16,6 +16,7 @@
 
 pub mod exit;
 pub mod slots;
+pub mod irqchip;
 
 use std::io;
 use std::path::PathBuf;

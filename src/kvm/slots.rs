@@ -5,7 +5,7 @@
 //! as for a device, and no device answers.
 //!
 //! Source: `[kvm]` section 4.35, "KVM_SET_USER_MEMORY_REGION", KVM_MEM_READONLY.
-//! Read next: [`crate::memory`].
+//! Read next: [`super::irqchip`].
 
 use std::sync::Arc;
 

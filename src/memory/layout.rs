@@ -3,11 +3,13 @@
 //! ```text
 //!  guest-physical memory                                              defined by
 //!  0x0000_0000 ┌──────────────────────────────────────────────┐
-//!              │ real-mode vectors and BIOS data: left zero     │
+//!              │ real-mode vectors: left zero                   │
+//!  0x0000_0400 │ BIOS data, for kernels that are no Linux       │ BIOS_DATA
 //!  0x0000_0500 │ boot GDT                                       │ BOOT_GDT
 //!  0x0000_6000 │ PVH start info, module list, memory map        │ PVH_START_INFO
 //!  0x0000_7000 │ zero page (struct boot_params)                 │ ZERO_PAGE
 //!  0x0000_9000 │ page tables: PML4, PDPT, 4 page directories    │ PML4
+//!  0x0001_0000 │ multiboot information                          │ MULTIBOOT_INFO
 //!  0x0002_0000 │ kernel command line                            │ CMDLINE
 //!  0x0009_fc00 ├──────────────────────────────────────────────┤ EBDA
 //!              │ reserved: where a PC keeps EBDA, video, ROMs   │
@@ -29,6 +31,9 @@
 //!              └──────────────────────────────────────────────┘
 //!
 //!  I/O ports
+//!  0x0020-0x0021  first PIC   \
+//!  0x0040-0x0043  PIT          } in KVM, with the full irqchip only; so is
+//!  0x00a0-0x00a1  second PIC  /  0x0061, the speaker's gate, and 0x04d0-0x04d1
 //!  0x0060-0x0064  i8042: only the reset line and an idle status
 //!  0x0070-0x0071  RTC and CMOS
 //!  0x03f8-0x03ff  COM1, the console
@@ -38,6 +43,7 @@
 //!  0x0cf8-0x0cff  PCI configuration address and data: an empty bus
 //!
 //!  global system interrupts (GSI) = I/O APIC pins
+//!  0       interval timer, with the full irqchip only
 //!  4       COM1
 //!  10-23   virtio devices, in the order of their windows
 //! ```
@@ -48,6 +54,10 @@
 
 use vm_memory::GuestAddress;
 
+/// The BIOS data area, written only for kernels that are no Linux.
+pub const BIOS_DATA: GuestAddress = GuestAddress(0x400);
+/// Size of the BIOS data area, in bytes.
+pub const BIOS_DATA_SIZE: u64 = 0x100;
 /// The GDT of the entry state, five descriptors long.
 pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
 /// `struct hvm_start_info`; its module list and memory map follow in the same page.
@@ -64,6 +74,10 @@ pub const PDPT: GuestAddress = GuestAddress(0xa000);
 pub const PAGE_DIRECTORIES: GuestAddress = GuestAddress(0xb000);
 /// Size of the four page directories, in bytes.
 pub const PAGE_DIRECTORIES_SIZE: u64 = 4 * 0x1000;
+/// Multiboot information: the structure, memory map, module list and strings.
+pub const MULTIBOOT_INFO: GuestAddress = GuestAddress(0x1_0000);
+/// Room for it, in bytes.
+pub const MULTIBOOT_INFO_MAX_SIZE: u64 = 0x1_0000;
 /// The kernel command line, NUL-terminated.
 pub const CMDLINE: GuestAddress = GuestAddress(0x2_0000);
 /// Room for the command line with its NUL, in bytes. Linux itself keeps 2048 (COMMAND_LINE_SIZE).
@@ -101,6 +115,18 @@ pub const KVM_TSS: GuestAddress = GuestAddress(0xfffb_d000);
 /// RAM beyond the gap starts here.
 pub const MMIO_GAP_END: GuestAddress = GuestAddress(0x1_0000_0000);
 
+/// First 8259 interrupt controller, command and data.
+pub const PIC_1_PORT: u16 = 0x20;
+/// Second 8259.
+pub const PIC_2_PORT: u16 = 0xa0;
+/// Trigger modes of both, one port each.
+pub const PIC_TRIGGER_PORT: u16 = 0x4d0;
+/// Ports of each of the three.
+pub const PIC_PORTS: u16 = 2;
+/// 8254 interval timer: three channels and a command port.
+pub const PIT_PORT: u16 = 0x40;
+/// Channels and command.
+pub const PIT_PORTS: u16 = 4;
 /// i8042 data port; the block runs to the command port 0x64.
 pub const I8042_PORT: u16 = 0x60;
 /// Number of ports from data to command.
@@ -130,9 +156,13 @@ pub const PCI_CONFIG_PORT: u16 = 0xcf8;
 /// Address and data.
 pub const PCI_CONFIG_PORTS: u16 = 8;
 
-/// The ports of all devices: the first of each, and how many it has.
-pub fn device_ports() -> [(u16, u16); 7] {
+/// The ports of all devices, those in KVM too: the first of each, and how many it has.
+pub fn device_ports() -> [(u16, u16); 11] {
     [
+        (PIC_1_PORT, PIC_PORTS),
+        (PIT_PORT, PIT_PORTS),
+        (PIC_2_PORT, PIC_PORTS),
+        (PIC_TRIGGER_PORT, PIC_PORTS),
         (I8042_PORT, I8042_PORTS),
         (RTC_PORT, RTC_PORTS),
         (COM1_PORT, COM1_PORTS),
@@ -143,6 +173,8 @@ pub fn device_ports() -> [(u16, u16); 7] {
     ]
 }
 
+/// The interval timer's interrupt; there is one only with the full irqchip.
+pub const PIT_GSI: u32 = 0;
 /// COM1's interrupt, as on every PC.
 pub const COM1_GSI: u32 = 4;
 /// The first virtio device's interrupt. Below it lie pins that kernels without ACPI take for a PC's
@@ -186,12 +218,14 @@ pub fn max_memory(bits: u32) -> u64 {
 }
 
 const _: () = {
+    assert!(BIOS_DATA.0 + BIOS_DATA_SIZE <= BOOT_GDT.0);
     assert!(BOOT_GDT.0 + 5 * 8 <= PVH_START_INFO.0);
     assert!(PVH_START_INFO.0 + 0x1000 <= ZERO_PAGE.0);
     assert!(ZERO_PAGE.0 + 0x1000 <= BOOT_STACK.0);
     assert!(BOOT_STACK.0 < PML4.0);
     assert!(PML4.0 + 0x1000 <= PDPT.0 && PDPT.0 + 0x1000 <= PAGE_DIRECTORIES.0);
-    assert!(PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE <= CMDLINE.0);
+    assert!(PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE <= MULTIBOOT_INFO.0);
+    assert!(MULTIBOOT_INFO.0 + MULTIBOOT_INFO_MAX_SIZE <= CMDLINE.0);
     assert!(CMDLINE.0 + CMDLINE_MAX_SIZE <= EBDA.0);
     assert!(EBDA.0 < ACPI_TABLES.0);
     assert!(ACPI_TABLES.0 + ACPI_TABLES_MAX_SIZE <= MP_TABLE.0);
@@ -207,9 +241,13 @@ const _: () = {
     assert!(KVM_IDENTITY_MAP.0 + 0x1000 <= KVM_TSS.0 && KVM_TSS.0 + 0x3000 <= MMIO_GAP_END.0);
     assert!(BOOT_MARK_PORT + BOOT_MARK_PORTS <= EXIT_STATUS_PORT);
     assert!(EXIT_STATUS_PORT + EXIT_STATUS_PORTS <= PCI_CONFIG_PORT);
-    assert!(COM1_GSI < IOAPIC_PINS);
     assert!(MMIO_GAP_END.0.is_multiple_of(PMEM_START_ALIGN));
     assert!(PMEM_START_ALIGN.is_multiple_of(PMEM_SIZE_ALIGN));
+    assert!(PIC_1_PORT + PIC_PORTS <= PIT_PORT && PIT_PORT + PIT_PORTS <= I8042_PORT);
+    assert!(RTC_PORT + RTC_PORTS <= PIC_2_PORT && PIC_2_PORT + PIC_PORTS <= COM1_PORT);
+    assert!(COM1_PORT + COM1_PORTS <= PIC_TRIGGER_PORT);
+    assert!(PIC_TRIGGER_PORT + PIC_PORTS <= ACPI_SLEEP_PORT);
+    assert!(PIT_GSI < COM1_GSI && COM1_GSI < IOAPIC_PINS);
 };
 
 #[cfg(test)]

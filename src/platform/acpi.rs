@@ -30,6 +30,7 @@ use acpi_tables::{Aml, AmlSink};
 use vm_memory::GuestAddress;
 
 use super::{LAST_XAPIC_ID, ioapic_id, low_half};
+use crate::config::Irqchip;
 use crate::devices::{reset, sleep};
 use crate::memory::layout::{
     ACPI_SLEEP_PORT, ACPI_TABLES, ACPI_TABLES_MAX_SIZE, COM1_GSI, COM1_PORT, COM1_PORTS,
@@ -87,18 +88,18 @@ pub enum Error {
     },
 }
 
-/// Builds the tables of a machine with `vcpus` processors and virtio-mmio `devices`.
+/// Builds the tables of a machine with `vcpus` processors, this irqchip and virtio-mmio `devices`.
 ///
 /// # Errors
 /// [`Error::TooLarge`] when they do not fit `layout::ACPI_TABLES_MAX_SIZE`; that takes many times
 /// the processors that cottage gives a guest, or hundreds of devices.
-pub fn build(vcpus: u32, devices: &[MmioDevice]) -> Result<AcpiImage, Error> {
+pub fn build(vcpus: u32, chip: Irqchip, devices: &[MmioDevice]) -> Result<AcpiImage, Error> {
     // Pointers go from the first table to the last, so the last is placed first: the sizes of
     // the tables before it do not depend on what they point to.
     let mut image = Image::new(Rsdp::len() + xsdt(&[0; 2]).len());
     let dsdt = image.place(&dsdt(devices));
     let fadt = image.place(&fadt(dsdt));
-    let madt = image.place(&madt(vcpus));
+    let madt = image.place(&madt(vcpus, chip));
     let bytes = image.finish(&[fadt, madt]);
 
     let size = bytes.len() as u64;
@@ -196,7 +197,7 @@ fn io_register(port: u16) -> GAS {
 }
 
 /// `[acpi]` 5.2.12: interrupt controllers.
-fn madt(vcpus: u32) -> Vec<u8> {
+fn madt(vcpus: u32, chip: Irqchip) -> Vec<u8> {
     /// What ACPI 6.4 has.
     const REVISION: u8 = 5;
     /// The processor is ready for use. `[acpi]` table 5.47
@@ -212,7 +213,8 @@ fn madt(vcpus: u32) -> Vec<u8> {
     );
     let mut body = Vec::new();
     body.extend(low_half(LOCAL_APIC));
-    body.extend([0; 4]); // PCAT_COMPAT, bit 0, is clear: there is no 8259
+    // [acpi] table 5.44: PCAT_COMPAT, bit 0, says that there are 8259s.
+    body.extend([u8::from(chip == Irqchip::Full), 0, 0, 0]);
 
     // Processor n has APIC id n and the UID n.
     for id in 0..vcpus {
@@ -335,7 +337,7 @@ mod tests {
     };
 
     fn image(vcpus: u32, devices: &[MmioDevice]) -> AcpiImage {
-        build(vcpus, devices).unwrap()
+        build(vcpus, Irqchip::Split, devices).unwrap()
     }
 
     fn u32_at(bytes: &[u8], offset: usize) -> u32 {
@@ -390,6 +392,16 @@ mod tests {
         assert_eq!(u32_at(rsdp, 20), 36);
         assert_eq!(u64_at(rsdp, 24), ACPI_TABLES.0 + 48);
         assert_eq!(sum(rsdp), 0, "extended checksum");
+    }
+
+    #[test]
+    fn acpi_table_5_44_pcat_compat_is_set_only_where_there_are_8259s() {
+        let flags = |chip| {
+            let bytes = build(1, chip, &[]).unwrap().bytes;
+            let madt = bytes.windows(4).position(|name| name == b"APIC").unwrap();
+            bytes[madt + 40]
+        };
+        assert_eq!([Irqchip::Split, Irqchip::Full].map(flags), [0, 1]);
     }
 
     #[test]
@@ -524,7 +536,9 @@ mod tests {
 
     #[test]
     fn tables_that_outgrow_the_memory_map_are_refused_with_numbers() {
-        let error = build(5000, &[DISK]).unwrap_err().to_string();
+        let error = build(5000, Irqchip::Split, &[DISK])
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with("Cannot describe 5000 vCPUs and 1 virtio-mmio"),
             "{error}"
@@ -534,11 +548,11 @@ mod tests {
 
     #[test]
     fn more_devices_than_names_are_refused_not_a_panic() {
-        assert!(build(1, &[DISK; 4097]).is_err());
+        assert!(build(1, Irqchip::Split, &[DISK; 4097]).is_err());
     }
 
     #[test]
     fn a_thousand_processors_fit() {
-        assert!(build(1024, &[DISK; 32]).is_ok());
+        assert!(build(1024, Irqchip::Split, &[DISK; 32]).is_ok());
     }
 }

@@ -10,23 +10,27 @@
 
 use vm_memory::GuestAddress;
 
-use crate::memory::layout::{COM1_GSI, IOAPIC_PINS, VIRTIO_GSI};
+use crate::config::Irqchip;
+use crate::memory::layout::{COM1_GSI, IOAPIC_PINS, PIT_GSI, VIRTIO_GSI};
 
 pub mod acpi;
 pub mod mptable;
+pub mod bios_data;
 
 /// The largest id a local APIC can have in the 8-bit fields of both kinds of table; 0xff means
 /// "all of them".
 const LAST_XAPIC_ID: u32 = 0xfe;
 
 /// Interrupt lines that a device is wired to, as global system interrupts, in a machine with this
-/// many virtio devices.
+/// irqchip and this many virtio devices.
 ///
 /// The MP table names these and no others: Linux gives each line it is told of a descriptor and
 /// a directory in sysfs, used or not.
-pub fn lines(virtio_devices: usize) -> Vec<u32> {
+pub fn lines(chip: Irqchip, virtio_devices: usize) -> Vec<u32> {
+    let timer = (chip == Irqchip::Full).then_some(PIT_GSI);
     let virtio = (VIRTIO_GSI..).take(virtio_devices);
-    [COM1_GSI].into_iter().chain(virtio).collect()
+    let lines = timer.into_iter().chain([COM1_GSI]).chain(virtio);
+    lines.collect()
 }
 
 /// The fewest pins an I/O APIC has here.
@@ -92,6 +96,12 @@ mod tests {
         assert_eq!(ioapic_pins(&[15, 4]), 16);
         assert_eq!(ioapic_pins(&[4, 16]), 17);
         assert_eq!(ioapic_pins(&[]), 16);
+    }
+
+    #[test]
+    fn timer_has_a_line_only_with_the_full_irqchip() {
+        assert_eq!(lines(Irqchip::Split, 1), [4, 10]);
+        assert_eq!(lines(Irqchip::Full, 1), [0, 4, 10]);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //!
 //! Sources: `[mp]` Intel MultiProcessor Specification 1.4, May 1997; `[linux]`
 //! `arch/x86/kernel/mpparse.c`, v6.12.
-//! Read next: [`crate::modules`].
+//! Read next: [`super::bios_data`].
 
 use vm_memory::Address;
 
@@ -170,7 +170,7 @@ impl Entries {
         for line in lines.iter().filter_map(|line| u8::try_from(*line).ok()) {
             self.wire(3, Kind::Vectored, line, (ioapic, line));
         }
-        // There is no 8259, yet LINT0 stays its line: Linux takes virtual wire mode as given.
+        // LINT0 is the 8259's line, even where there is none: Linux takes virtual wire mode as given.
         self.wire(4, Kind::ExtInt, 0, (0, 0));
         self.wire(4, Kind::Nmi, 0, (ALL_LOCAL_APICS, 1));
     }

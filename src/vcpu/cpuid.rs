@@ -154,6 +154,14 @@ pub fn host_is_tcg() -> bool {
         == b"TCGTCGTCGTCG"
 }
 
+/// Whether KVM runs on Intel's VMX, where it wants two places in guest memory for itself.
+///
+/// `[sdm2]` CPUID leaf 1, ECX bit 5. AMD's processors do not have it, nor has a host whose KVM is
+/// software.
+pub fn has_vmx() -> bool {
+    std::arch::x86_64::__cpuid(1).ecx & (1 << 5) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

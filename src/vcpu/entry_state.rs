@@ -1,11 +1,11 @@
 //! The state in which the first processor enters the guest, as plain data.
 //!
 //! Each boot protocol fixes it: Linux's 64-bit protocol wants long mode with the first gigabytes
-//! mapped one to one, PVH wants 32-bit protected mode without paging. The other processors need
+//! mapped one to one, the others want 32-bit protected mode without paging. The other processors need
 //! nothing: KVM starts them in real mode when the guest sends INIT and SIPI.
 //!
 //! Sources: `[boot]` Linux `Documentation/arch/x86/boot.rst`, v6.12, "64-bit Boot Protocol";
-//! `[pvh]` Xen `docs/misc/pvh.pandoc`; `[sdm3]` Intel SDM vol. 3A, order no. 253668, sections
+//! `[pvh]` Xen `docs/misc/pvh.pandoc`; `[multiboot]` Multiboot Specification 0.6.96; `[sdm3]` Intel SDM vol. 3A, order no. 253668, sections
 //! 3.4.5 (segment descriptors), 4.5 (4-level paging), 2.5 (control registers).
 //! Read next: [`super::cpuid`].
 
@@ -13,6 +13,7 @@ use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::GuestAddress;
 
 use crate::boot::Protocol;
+use crate::kvm::{self, Vcpu};
 use crate::memory::layout::{
     BOOT_GDT, BOOT_STACK, PAGE_DIRECTORIES, PAGE_DIRECTORIES_SIZE, PDPT, PML4,
 };
@@ -39,6 +40,9 @@ const FLAT_4G_LIMIT: u32 = 0xffff_ffff;
 const TYPE_CODE: u8 = 0b1011; // execute, read, accessed
 const TYPE_DATA: u8 = 0b0011; // read, write, accessed
 const TYPE_TSS_BUSY: u8 = 0b1011;
+
+/// What a multiboot kernel finds in %eax. [multiboot] 3.2
+const MULTIBOOT_LOADED: u64 = 0x2bad_b002;
 
 // Page table entries. [sdm3] 4.5
 const PRESENT_WRITABLE: u64 = 0b11;
@@ -87,12 +91,26 @@ impl EntryState {
                 efer: EFER_LME | EFER_LMA,
                 paging: true,
             },
-            Protocol::Pvh => Self {
-                // [pvh]: %ebx holds the address of the start info, cr0 only PE, cr4 zero.
-                regs: kvm_regs {
-                    rbx: info.0,
-                    ..regs
+            Protocol::Pvh | Protocol::Linux32 | Protocol::Multiboot => Self {
+                regs: match protocol {
+                    // [boot] "32-bit Boot Protocol": %esi holds the address of struct boot_params.
+                    Protocol::Linux32 => kvm_regs {
+                        rsi: info.0,
+                        ..regs
+                    },
+                    // [multiboot] 3.2: %eax holds a magic number, %ebx the address of the information.
+                    Protocol::Multiboot => kvm_regs {
+                        rax: MULTIBOOT_LOADED,
+                        rbx: info.0,
+                        ..regs
+                    },
+                    // [pvh]: %ebx holds the address of the start info.
+                    _ => kvm_regs {
+                        rbx: info.0,
+                        ..regs
+                    },
                 },
+                // All three want flat 32-bit segments, in cr0 only PE, cr4 zero.
                 code: code_segment(false),
                 data: data_segment(),
                 task: task_segment(),
@@ -135,6 +153,17 @@ impl EntryState {
         sregs.cr3 = self.cr3;
         sregs.cr4 = self.cr4;
         sregs.efer = self.efer;
+    }
+
+    /// Gives `vcpu` this state.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn give(&self, vcpu: &Vcpu) -> Result<(), kvm::Error> {
+        let mut sregs = vcpu.sregs()?;
+        self.apply(&mut sregs);
+        vcpu.set_sregs(&sregs)?;
+        vcpu.set_regs(self.regs())
     }
 
     /// Writes the GDT and, if the protocol wants paging, the page tables to guest memory.
@@ -278,6 +307,24 @@ mod tests {
             (0x11, 0, 0, 0)
         );
         assert_eq!((sregs.tr.type_, sregs.tr.s, sregs.tr.limit), (0xb, 0, 0x67));
+    }
+
+    #[test]
+    fn multiboot_3_2_enters_protected_mode_with_the_magic_number_in_eax() {
+        let state = EntryState::new(Protocol::Multiboot, ENTRY, INFO);
+        let mut sregs = kvm_sregs::default();
+        state.apply(&mut sregs);
+        let regs = state.regs();
+        assert_eq!((regs.rax, regs.rbx), (0x2bad_b002, INFO.0));
+        assert_eq!((regs.rip, regs.rflags), (ENTRY.0, 2));
+        assert_eq!((sregs.cr0, sregs.cs.db, sregs.efer), (0x11, 1, 0));
+    }
+
+    #[test]
+    fn linux32_enters_protected_mode_with_boot_params_in_esi() {
+        let state = EntryState::new(Protocol::Linux32, ENTRY, INFO);
+        let regs = state.regs();
+        assert_eq!((regs.rsi, regs.rbp, regs.rdi, regs.rbx), (INFO.0, 0, 0, 0));
     }
 
     #[test]

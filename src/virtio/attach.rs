@@ -24,7 +24,7 @@ use super::vsock::{self, Vsock};
 use crate::bus::{MmioBus, Overlap};
 use crate::config::VmConfig;
 use crate::control::Control;
-use crate::devices::ioapic::IoApic;
+use crate::devices::Pins;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI, VIRTIO_WINDOW_SIZE};
 use crate::memory::mapped::MappedFile;
@@ -56,7 +56,7 @@ pub struct Sockets<'a> {
     /// Where their registers are.
     pub mmio: &'a mut MmioBus,
     /// Where their interrupts go.
-    pub ioapic: Arc<IoApic>,
+    pub ioapic: Arc<dyn Pins>,
     /// Where their requests are.
     pub memory: Arc<GuestMemory>,
     /// The end of the run.

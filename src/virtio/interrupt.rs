@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::devices::ioapic::IoApic;
+use crate::devices::Pins;
 
 /// "Used Buffer Notification", bit 0 of InterruptStatus. `[virtio]` 4.2.2
 pub const USED: u32 = 1 << 0;
@@ -22,7 +22,7 @@ pub const CONFIG: u32 = 1 << 1;
 #[derive(Debug)]
 pub struct Line {
     state: Mutex<State>,
-    ioapic: Arc<IoApic>,
+    ioapic: Arc<dyn Pins>,
     gsi: u32,
 }
 
@@ -34,7 +34,7 @@ struct State {
 
 impl Line {
     /// A silent line at pin `gsi`.
-    pub fn new(ioapic: Arc<IoApic>, gsi: u32) -> Self {
+    pub fn new(ioapic: Arc<dyn Pins>, gsi: u32) -> Self {
         Self {
             state: Mutex::default(),
             ioapic,

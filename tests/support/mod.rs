@@ -12,6 +12,7 @@
 pub(crate) mod program;
 pub(crate) mod pty;
 pub(crate) mod tiny_kernel;
+pub(crate) mod tiny_multiboot;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

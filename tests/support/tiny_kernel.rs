@@ -211,13 +211,18 @@ fn print(text: &str) -> Vec<u8> {
 
 /// An ELF kernel of one segment, entered at its first byte.
 pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
+    elf_at(code, CODE)
+}
+
+/// The same, entered at `entry`.
+pub(crate) fn elf_at(code: &[u8], entry: u64) -> Vec<u8> {
     let mut file = vec![0; CODE_IN_FILE];
     let len = code.len() as u64;
     put(&mut file, 0, b"\x7fELF\x02\x01\x01"); // 64-bit, little-endian, version 1
     put(&mut file, E_TYPE, &2_u16.to_le_bytes()); // ET_EXEC
     put(&mut file, E_MACHINE, &62_u16.to_le_bytes()); // EM_X86_64
     put(&mut file, 0x14, &1_u32.to_le_bytes()); // e_version
-    put(&mut file, E_ENTRY, &CODE.to_le_bytes());
+    put(&mut file, E_ENTRY, &entry.to_le_bytes());
     put(&mut file, E_PHOFF, &0x40_u64.to_le_bytes());
     put(&mut file, 0x34, &0x40_u16.to_le_bytes()); // e_ehsize
     put(&mut file, E_PHENTSIZE, &0x38_u16.to_le_bytes());

@@ -1,0 +1,330 @@
+//! What lies in guest memory when the guest starts: kernel, initramfs, tables, boot information.
+//!
+//! The step of [`crate::machine`] that touches guest memory and no KVM. Formats and protocols are
+//! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
+//! Read next: [`initramfs`].
+
+mod initramfs;
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use vm_memory::GuestAddress;
+
+use crate::boot::blob::{self, Blob};
+use crate::boot::{self, Nature, Protocol, multiboot};
+use crate::bundle::{self, Bundle};
+use crate::config::module::Module;
+use crate::config::{Irqchip, Source, VmConfig};
+use crate::event_loop::GuestEnd;
+use crate::guest_request::{self, INIT_PARAMETER};
+use crate::memory::layout::{ACPI_TABLES, BIOS_DATA, MP_TABLE};
+use crate::memory::{self, GuestMemory};
+use crate::modules;
+use crate::platform;
+use crate::timeline::{Stage, Timeline};
+use crate::vcpu::entry_state::EntryState;
+use crate::virtio::attach;
+
+/// Why the guest could not be loaded; each of these is the user's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program file carries no guest, or a damaged one.
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+    /// `--kernel` does not open.
+    #[error("Cannot use --kernel")]
+    KernelFile(#[source] blob::Error),
+    /// `--initramfs` does not open.
+    #[error("Cannot use --initramfs")]
+    InitramfsFile(#[source] blob::Error),
+    /// A `--module` does not open.
+    #[error("Cannot use --module")]
+    ModuleFile(#[source] blob::Error),
+    /// Modules for a kernel that does not look for any.
+    #[error(
+        "Cannot give {0} a --module: modules are for multiboot kernels, and it is none; an initramfs is \
+         given by --initramfs"
+    )]
+    NoUseForModules(String),
+    /// A command for a kernel that has no init of ours.
+    #[error(
+        "Cannot run a command in {0}: it is no Linux, and nobody in it reads the words behind `--`; what a \
+         kernel is to know is given by --cmdline"
+    )]
+    NobodyRuns(String),
+    /// The kernel or initramfs is not loadable, or does not fit.
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    /// The initramfs cannot be used.
+    #[error(transparent)]
+    Initramfs(#[from] boot::initramfs::Error),
+    /// The root's directory is too large for the guest's memory.
+    #[error(
+        "Cannot put --rootfs {} into {} MiB of guest memory: its {names} files take {} MiB, three \
+         times that to be unpacked; --memory {needed_mib}M would do, or an image of them, which \
+         needs no memory: mke2fs -t ext4 -d {} root.img 1G",
+        directory.display(), memory >> 20, unpacked.div_ceil(1 << 20), directory.display()
+    )]
+    RootTooLarge {
+        /// As given.
+        directory: PathBuf,
+        /// Files, directories and links in it.
+        names: u64,
+        /// Bytes they take.
+        unpacked: u64,
+        /// Guest memory.
+        memory: u64,
+        /// What would do.
+        needed_mib: u64,
+    },
+    /// The kernel's modules are not to be had.
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
+    /// The ACPI tables do not fit.
+    #[error(transparent)]
+    Acpi(#[from] platform::acpi::Error),
+    /// A table falls outside guest memory.
+    #[error(transparent)]
+    Memory(#[from] memory::guest::Error),
+}
+
+/// The kernel that a machine is built around: what it is decides what else there must be.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Its file; the built-in one is opened while the machine is made.
+    file: Option<Blob>,
+    nature: Nature,
+}
+
+impl Kernel {
+    /// Opens the user's kernel and looks at its first bytes. The built-in one is known.
+    ///
+    /// # Errors
+    /// [`Error`], also for flags that are no use with such a kernel.
+    pub fn look(config: &VmConfig) -> Result<Self, Error> {
+        let asked = config.boot.protocol;
+        let kernel = match &config.kernel {
+            Source::BuiltIn if asked == Some(Protocol::Multiboot) => {
+                Bundle::open()?.kernel(false)?
+            }
+            Source::BuiltIn => {
+                let kernel = Self {
+                    file: None,
+                    nature: Nature::Linux,
+                };
+                return kernel.suits("the built-in kernel", config);
+            }
+            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
+        };
+        let name = kernel.name().to_owned();
+        let (file, nature) = boot::choose(kernel, asked)?;
+        let kernel = Self {
+            file: Some(file),
+            nature,
+        };
+        kernel.suits(&name, config)
+    }
+
+    /// Whether it has a use for the modules or the command it is given.
+    fn suits(self, name: &str, config: &VmConfig) -> Result<Self, Error> {
+        let name = || name.to_owned();
+        match self.nature {
+            Nature::Linux | Nature::BareMetal(_) if !config.multiboot_modules.is_empty() => {
+                Err(Error::NoUseForModules(name()))
+            }
+            Nature::Multiboot(_) | Nature::BareMetal(_) if !config.command.is_empty() => {
+                Err(Error::NobodyRuns(name()))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Which interrupt controllers are in KVM: as asked for, or as such a kernel expects.
+    pub fn irqchip(&self, config: &VmConfig) -> Irqchip {
+        config.irqchip.unwrap_or(match self.nature {
+            Nature::Linux => Irqchip::Split,
+            Nature::BareMetal(_) | Nature::Multiboot(_) => Irqchip::Full,
+        })
+    }
+
+    /// Who is at the other end of the serial line.
+    pub fn guest_end(&self, config: &VmConfig) -> GuestEnd {
+        match self.nature {
+            Nature::Linux => guest_request::guest_end(config),
+            Nature::BareMetal(_) | Nature::Multiboot(_) => GuestEnd::Foreign,
+        }
+    }
+}
+
+/// Fills guest memory as `config` says and returns the state to enter it with; `timeline` gets
+/// the instants between.
+///
+/// # Errors
+/// [`Error`], naming the flag or file.
+pub fn fill(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    kernel: Kernel,
+    timeline: &Timeline,
+) -> Result<EntryState, Error> {
+    let chip = kernel.irqchip(config);
+    let nature = kernel.nature;
+    let sources = Sources::open(config, kernel)?;
+    let (protocol, at, info) = match nature {
+        Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory, timeline)?,
+        Nature::Linux => load_linux(&sources, (config, None), memory, timeline)?,
+        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
+    };
+    write_platform_tables(memory, config, chip)?;
+    if nature != Nature::Linux {
+        memory.write(BIOS_DATA, &platform::bios_data::build())?;
+    }
+    let entry = EntryState::new(protocol, at, info);
+    entry.write_tables(memory)?;
+    timeline.note(Stage::TablesWritten);
+    Ok(entry)
+}
+
+/// A Linux, or what is entered as one, perhaps by a protocol of its own; returns the protocol, the entry
+/// point and where the boot information is.
+fn load_linux(
+    sources: &Sources,
+    (config, entry): (&VmConfig, Option<Protocol>),
+    memory: &GuestMemory,
+    timeline: &Timeline,
+) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    let options = boot::Options {
+        protocol: config.boot.protocol.or(entry),
+        ..config.boot
+    };
+    let kernel = boot::load_kernel(&sources.kernel, &options, memory)?;
+    timeline.note(Stage::KernelLoaded);
+    let initramfs = match &sources.initramfs {
+        Some(given) => Some(initramfs::load(given, (sources, config), &kernel, memory)?),
+        None => None,
+    };
+    timeline.note(Stage::InitramfsLoaded);
+    // In front: what stands behind a user's `--` is not the kernel's.
+    let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
+    if sources.init.is_some() {
+        cmdline = format!("{cmdline} {INIT_PARAMETER}");
+    }
+    if sources.bare {
+        // Neither our words nor those about devices mean anything to what is no Linux.
+        cmdline.clone_from(&config.foreign_cmdline);
+    }
+    let rsdp = Some(ACPI_TABLES);
+    let cmdline = cmdline.as_bytes();
+    let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
+    Ok((kernel.protocol, kernel.entry, info))
+}
+
+/// A multiboot kernel with its modules; returns the same.
+fn load_multiboot(
+    sources: &Sources,
+    header: &multiboot::Header,
+    config: &VmConfig,
+    memory: &GuestMemory,
+    timeline: &Timeline,
+) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    let (kernel, modules) = (&sources.kernel, &sources.modules);
+    let mut cmdline = match &config.kernel {
+        Source::File(path) => path.as_os_str().as_bytes().to_vec(),
+        Source::BuiltIn => kernel.name().into(),
+    };
+    if !config.foreign_cmdline.is_empty() {
+        cmdline.push(b' ');
+        cmdline.extend_from_slice(config.foreign_cmdline.as_bytes());
+    }
+    let loaded = multiboot::load(kernel, header, modules, &cmdline, memory);
+    let loaded = loaded.map_err(|source| boot::Error::Multiboot {
+        name: kernel.name().to_owned(),
+        source,
+    })?;
+    timeline.note(Stage::KernelLoaded);
+    timeline.note(Stage::InitramfsLoaded);
+    Ok((Protocol::Multiboot, loaded.entry, loaded.info))
+}
+
+/// What the machine says of itself: ACPI tables and the MP table.
+fn write_platform_tables(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    chip: Irqchip,
+) -> Result<(), Error> {
+    let devices = attach::in_acpi(config.virtio_devices());
+    let acpi = platform::acpi::build(config.vcpus, chip, &devices)?;
+    memory.write(acpi.rsdp, &acpi.bytes)?;
+    let lines = platform::lines(chip, config.virtio_devices());
+    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
+    Ok(())
+}
+
+/// The files to load, open.
+struct Sources {
+    kernel: Blob,
+    /// Absent if the kernel is no Linux and none was given.
+    initramfs: Option<Blob>,
+    /// For a multiboot kernel; an initramfs that was given is the first.
+    modules: Vec<multiboot::Module>,
+    /// Our init, if the initramfs is the user's and needs it.
+    init: Option<Blob>,
+    /// Whether the kernel is no Linux.
+    bare: bool,
+    guest_end: GuestEnd,
+}
+
+impl Sources {
+    fn open(config: &VmConfig, kernel: Kernel) -> Result<Self, Error> {
+        let mut bundle = None;
+        let guest_end = kernel.guest_end(config);
+        let bare = kernel.nature != Nature::Linux;
+        let multiboot = matches!(kernel.nature, Nature::Multiboot(_));
+        let kernel = match kernel.file {
+            Some(file) => file,
+            None => opened(&mut bundle)?.kernel(config.virtio_devices() > 0)?,
+        };
+        let mut modules = Vec::new();
+        let initramfs = match &config.initramfs {
+            Source::BuiltIn if bare => None,
+            Source::BuiltIn => Some(opened(&mut bundle)?.initramfs()?),
+            Source::File(path) => {
+                let blob = Blob::open(path).map_err(Error::InitramfsFile)?;
+                if multiboot {
+                    let string = path.as_os_str().as_bytes().to_vec();
+                    modules.push(multiboot::Module { blob, string });
+                    None
+                } else {
+                    Some(blob)
+                }
+            }
+        };
+        for Module { file, string } in &config.multiboot_modules {
+            let blob = Blob::open(file).map_err(Error::ModuleFile)?;
+            let string = string.clone();
+            modules.push(multiboot::Module { blob, string });
+        }
+        let init = if !bare && guest_request::needs_init(config) {
+            Some(opened(&mut bundle)?.init()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            kernel,
+            initramfs,
+            modules,
+            init,
+            bare,
+            guest_end,
+        })
+    }
+}
+
+/// The program's own sections, read when first asked for.
+fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
+    match bundle {
+        Some(bundle) => Ok(bundle),
+        absent => Ok(absent.insert(Bundle::open()?)),
+    }
+}
