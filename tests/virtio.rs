@@ -364,7 +364,8 @@ fn memory_that_the_guest_frees_is_the_hosts_again() {
     let Some(_) = linux_kvm() else { return };
     let [before, with, after] = resident_before_with_and_after(&["--balloon"]);
     println!("resident: {before} KiB, then {with} KiB, then {after} KiB");
-    assert!(with > before + (90 << 10), "{before} KiB, then {with} KiB");
+    // Some of the 96 MiB the guest had touched before.
+    assert!(with > before + (80 << 10), "{before} KiB, then {with} KiB");
     assert!(after + (64 << 10) < with, "{with} KiB, then {after} KiB");
 }
 
