@@ -179,7 +179,7 @@ for program in "${suites[@]}"; do
 	# The suite of networks takes half a minute, and freezes the testbed in about one run of four, why
 	# is not known: it is not waited for as long as the others.
 	limit=1100
-	[[ $name != net ]] || limit=150
+	[[ $name != net ]] || limit=200
 	# shellcheck disable=SC2016
 	tests "$name" testbed "$name in the testbed" 2300 bash -c 'testbed_or_again "$@"' bash \
 		tests/testbed/run.sh --timeout "$limit" \
