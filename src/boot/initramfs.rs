@@ -494,6 +494,16 @@ mod tests {
     }
 
     #[test]
+    fn file_that_may_not_be_read_is_named_with_what_helps() {
+        let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = cannot_read(Path::new("/root/x"), refused).to_string();
+        assert!(text.starts_with("Cannot read /root/x; a root with files that are not yours"));
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        let text = cannot_read(Path::new("/root/x"), gone).to_string();
+        assert_eq!(text, "Cannot read /root/x");
+    }
+
+    #[test]
     fn initramfs_starts_on_the_page_after_the_kernel() {
         let memory = GuestMemory::new(4 << 20).unwrap();
         let range = place(0x10_0000, GuestAddress(0x20_0001), u64::MAX, &memory).unwrap();

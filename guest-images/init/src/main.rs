@@ -131,6 +131,9 @@ fn run_to_the_end(run: &RunFile, environment: Strings, power: Power) -> ! {
     };
     power.mark(Mark::CommandDone);
     supervise::stop_the_rest();
+    if run.root.is_some() {
+        root::leave();
+    }
     power.off(status)
 }
 

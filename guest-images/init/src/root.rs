@@ -13,7 +13,7 @@ use cottage_init::run_file::{Root, RootMode};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdir, open, statat};
 use rustix::io::{Errno, read, write};
-use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move, mount_remount};
 use rustix::process::{chdir, chroot};
 
 use crate::console::complain;
@@ -118,6 +118,12 @@ pub fn enter(root: &Root) {
     if moved.is_err() {
         complain(ROOT, b"cannot be entered");
     }
+}
+
+/// Writes out what the root holds back and leaves it as after an orderly end: whoever reads the image
+/// next need not replay its journal. A root in memory does not mind.
+pub fn leave() {
+    let _ = mount_remount(c"/", MountFlags::RDONLY, c"");
 }
 
 fn move_mount(here: &CStr, there: &CStr) {
