@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::Device;
-use super::blk::{Blk, image};
+use super::blk::{self, Blk};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
 use super::net::{self, Card};
@@ -29,7 +29,7 @@ use crate::platform::acpi;
 pub enum Error {
     /// A disk.
     #[error(transparent)]
-    Disk(#[from] image::Error),
+    Disk(#[from] blk::open::Error),
     /// A network card.
     #[error(transparent)]
     Net(#[from] net::Error),
