@@ -10,6 +10,8 @@ mod support;
 
 use std::fs;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use cottage::config::disk::{self, Disk};
 use cottage::memory::GuestMemory;
@@ -50,8 +52,16 @@ struct Attached {
 }
 
 impl Attached {
+    /// A lock of a disk that was just closed can live on for a moment, in a child of another test
+    /// that has not become its program yet.
     fn new(value: &str) -> Self {
-        Self::try_new(value).unwrap()
+        for _ in 0..100 {
+            match Self::try_new(value) {
+                Err(text) if text.contains("in use") => sleep(Duration::from_millis(10)),
+                made => return made.unwrap(),
+            }
+        }
+        panic!("{value} stays in use");
     }
 
     fn try_new(value: &str) -> Result<Self, String> {
@@ -644,20 +654,17 @@ fn writer_has_image_and_layer_alone_and_readers_share_what_is_below() {
     assert!(refusal(&format!("{base},overlay={layer}")).contains("in use"));
 }
 
-/// Damage anywhere in the tables: an error or wrong bytes, but neither a panic nor a hang.
+/// Damage anywhere: an error or other bytes, but neither a panic nor a hang. Only for reading: what
+/// imago does with wrong reference counts is another matter, see the threat model.
 #[test]
 fn damaged_image_is_an_error_or_other_bytes() {
     let files = Scratch::new();
-    let image = converted(
-        &files,
-        "a.qcow2",
-        &content(256 * KIB),
-        &["-c", "-o", "cluster_size=4k"],
-    );
+    let (size, options) = (256 * KIB, ["-c", "-o", "cluster_size=4k"]);
+    let image = converted(&files, "a.qcow2", &content(size), &options);
     let good = fs::read(&image).unwrap();
     let damaged = files.path("damaged.qcow2");
     let places = (0..good.len().min(64 << 10), any::<u8>());
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(600));
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(200));
     runner
         .run(&prop::collection::vec(places, 1..8), |places| {
             let mut bytes = good.clone();
@@ -665,18 +672,12 @@ fn damaged_image_is_an_error_or_other_bytes() {
                 bytes[at] = byte;
             }
             fs::write(&damaged, bytes).unwrap();
-            let Ok(disk) = Attached::try_new(&damaged) else {
-                return Ok(());
-            };
-            if disk.image.size() > MEMORY {
-                return Ok(());
+            if let Ok(disk) = Attached::try_new(&format!("{damaged},ro")) {
+                let segments = Attached::segments(64 * KIB);
+                for at in (0..size).step_by(32 << 10) {
+                    let _error_or_bytes = disk.image.read(&disk.memory, at, &segments);
+                }
             }
-            let segments = Attached::segments(64 * KIB);
-            for at in (0..disk.image.size().saturating_sub(64 * KIB)).step_by(32 << 10) {
-                let _read = disk.image.read(&disk.memory, at, &segments);
-                let _written = disk.image.write(&disk.memory, at + 512, &segments);
-            }
-            let _flushed = disk.image.flush();
             Ok(())
         })
         .unwrap();

@@ -38,6 +38,7 @@ mod opening;
 
 use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -159,20 +160,42 @@ impl Chain {
     /// What the host says.
     pub fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let mut top = self.lock();
-        self.copy_up_ends(&top, offset, len)?;
+        let end = offset + len;
+        // Whole clusters become zeros by their entries in the tables. The last may be cut short.
+        let (mut first, mut last) = (end, end);
         if self.has_zeros {
-            return if unmap {
-                top.discard_to_zero(offset, len)
+            first = offset.next_multiple_of(self.cluster).min(end);
+            last = if end == self.size {
+                end
             } else {
-                top.write_zeroes(offset, len)
+                (end - end % self.cluster).max(first)
             };
         }
+        self.write_zeros(&top, offset..first)?;
+        if first < last && unmap {
+            top.discard_to_zero(first, last - first)?;
+        } else if first < last {
+            top.write_zeroes(first, last - first)?;
+        }
+        self.write_zeros(&top, last..end)
+    }
+
+    /// Writes zeros, where there is something else.
+    fn write_zeros(&self, top: &FormatAccess<ImageFile>, range: Range<u64>) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let len = range.end - range.start;
+        self.copy_up_ends(top, range.start, len)?;
         let zeros = vec![0; usize::try_from(len.min(MAX_PIECE)).map_err(io::Error::other)?];
-        let mut at = offset;
-        while at < offset + len {
-            let step = (offset + len - at).min(zeros.len() as u64);
-            let piece = usize::try_from(step).ok().and_then(|n| zeros.get(..n));
-            top.write(piece.unwrap_or(&zeros), at)?;
+        let mut at = range.start;
+        while at < range.end {
+            let (mapping, found) = top.get_mapping(at, range.end - at)?;
+            let step = found.min(range.end - at).min(zeros.len() as u64).max(1);
+            if !matches!(mapping, Mapping::Zero { .. }) {
+                let piece = usize::try_from(step).ok().and_then(|n| zeros.get(..n));
+                top.write(piece.unwrap_or(&zeros), at)?;
+            }
             at += step;
         }
         Ok(())
