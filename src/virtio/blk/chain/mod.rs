@@ -17,7 +17,8 @@
 //! - [`header`]: what an image says of itself, in words if it cannot be used;
 //! - [`storage`]: a file of the chain, as imago wants it;
 //! - [`make`]: a new layer, for `overlay=FILE`, or for `overlay` on top of an image of this kind;
-//! - [`zstd`]: what imago cannot unpack.
+//! - [`zstd`]: what imago cannot unpack;
+//! - [`opening`]: from a file to the chain it stands on.
 //!
 //! **Whom it trusts.** An image is a program for these tables. One from a stranger could name any
 //! file of the user's as its backing file and so show it to the guest. So backing files stand
@@ -33,8 +34,7 @@ pub mod header;
 pub mod storage;
 pub mod make;
 pub mod zstd;
-
-mod opening;
+pub mod opening;
 
 use std::borrow::Cow;
 use std::io;
@@ -301,6 +301,3 @@ fn write_out(memory: &GuestMemory, bytes: &[u8], to: &[Segment]) -> io::Result<(
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

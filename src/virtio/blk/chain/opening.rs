@@ -2,6 +2,9 @@
 //!
 //! Files are opened from the top down, as each names the next, and handed to imago from the bottom
 //! up. imago opens nothing by itself.
+//!
+//! Source: `[qcow2]` QEMU `docs/interop/qcow2.txt`, v7.2: "Backing file name".
+//! Read next: [`crate::virtio::blk::lock`].
 
 use std::fs::{self, File};
 use std::io;

@@ -9,7 +9,7 @@
 //! host's disk. That is right for images that nobody writes, and only those are read this way.
 //!
 //! Source: `[qcow2]` QEMU `docs/interop/qcow2.txt`, v7.2: "Compressed Clusters Descriptor".
-//! Read next: [`crate::virtio::blk::lock`].
+//! Read next: [`super::opening`].
 
 use std::fs::File;
 use std::io::{self, Read};
