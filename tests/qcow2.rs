@@ -4,7 +4,11 @@
 //! The images are asked directly, as the block device asks them, with guest memory and without a
 //! guest. With one: `tests/testbed/qcow2.sh`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -652,8 +652,8 @@ mod tests {
         let image = image();
         let error = |access| Blk::open(&disk(&image, access), |_| ()).unwrap_err();
         let writer = Blk::open(&disk(&image, WRITE), |_| ()).unwrap();
-        assert!(matches!(error(READ_ONLY), image::Error::InUse { .. }));
-        assert!(matches!(error(OVERLAY), image::Error::InUse { .. }));
+        assert!(matches!(error(READ_ONLY), open::Error::InUse { .. }));
+        assert!(matches!(error(OVERLAY), open::Error::InUse { .. }));
         assert!(error(WRITE).to_string().contains("is in use"));
         drop(writer);
         let readers = [READ_ONLY, READ_ONLY, OVERLAY, OVERLAY]

@@ -74,7 +74,7 @@ impl Unpacker {
     }
 
     fn entry(&self, table: u64, index: u64) -> io::Result<u64> {
-        let mut bytes = [0; ENTRY as usize];
+        let mut bytes = [0; 8];
         let at = table.checked_add(index * ENTRY);
         let at = at.ok_or_else(|| damaged("a table is nowhere"))?;
         self.file.read_exact_at(&mut bytes, at)?;
