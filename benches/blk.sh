@@ -41,14 +41,15 @@ mkfifo fifo
 words="console=ttyS0 reboot=k panic=-1 quiet"
 cottage=$(command -v cottage)
 
+# In a subshell, which becomes the VMM.
 start_cottage() {
-	"$cottage" run --kernel /tmp/vmlinux --initramfs "/tmp/$1" --cmdline "$words" --memory 128M \
+	exec "$cottage" run --kernel /tmp/vmlinux --initramfs "/tmp/$1" --cmdline "$words" --memory 128M \
 		--disk /tmp/disk,ro
 }
 start_qemu() {
 	initramfs=$1
 	shift
-	"$@" -M microvm,rtc=on,auto-kernel-cmdline=off -accel kvm -cpu host -m 128 -smp 1 \
+	exec "$@" -M microvm,rtc=on,auto-kernel-cmdline=off -accel kvm -cpu host -m 128 -smp 1 \
 		-nodefaults -no-user-config -no-reboot -display none -serial stdio \
 		-kernel /tmp/vmlinux -initrd "/tmp/$initramfs" -append "$words" \
 		-drive if=none,id=disk,file=/tmp/disk,format=raw,readonly=on -device virtio-blk-device,drive=disk
@@ -57,7 +58,7 @@ start_qemu() {
 counters="exits mmio_exits io_exits irq_exits halt_exits"
 # Boots a guest until it is done; leaves its rounds in $rounds and the exits in $counts.
 one() {
-	(exec 3>&-; "$@") </dev/null >fifo 2>errors &
+	"$@" </dev/null >fifo 2>errors &
 	machine=$!
 	rounds='' ended=''
 	while read -r word value; do
@@ -74,8 +75,7 @@ one() {
 	for counter in $counters; do
 		counts="$counts $(cat /sys/kernel/debug/kvm/$counter)"
 	done
-	pkill -9 -P $machine 2>/dev/null || true
-	kill -9 $machine 2>/dev/null || true
+	kill -9 $machine
 	wait $machine 2>/dev/null || true
 	[ -n "$ended" ] || {
 		echo "a guest of $2 ended early" >&2
