@@ -86,11 +86,12 @@ one() {
 
 echo "per random read of 4 KiB, the full kernel, 128 MiB, 1 vCPU, n = $runs times 1000"
 echo "                 instructions (min to max)        exits   MMIO   port    irq    hlt"
+middle=''
 for who in cottage qemu; do
 	one start_$who short "$@"
 	few=$counts
 	one start_$who long "$@"
-	echo "$who; $rounds; $few; $counts" | awk -F ';' -v runs="$runs" '{
+	row=$(echo "$who; $rounds; $few; $counts" | awk -F ';' -v runs="$runs" '{
 		n = split($2, round, " ")
 		for (i = 2; i <= n; i++) value[i - 1] = round[i] + 0
 		n--
@@ -102,8 +103,11 @@ for who in cottage qemu; do
 		printf "  %-12s %9d %-20s", $1, value[int((n + 1) / 2)], "(" value[1] " to " value[n] ")"
 		for (i = 1; i <= count; i++) printf " %6.2f", (many[i] - few[i]) / reads
 		print ""
-	}'
+	}')
+	echo "$row"
+	middle="$middle $(echo "$row" | awk '{ print $2 }')"
 done
+echo "$middle" | awk '{ printf "  cottage is %.2f of QEMU\n", $1 / $2 }'
 END
 tests/testbed/run.sh --icount --timeout "${TIMEOUT:-400}" --file "$images/full/vmlinux" \
 	--file "$work/short" --file "$work/long" --file "$work/measure.sh" --dir "$work/qemu" -- \
