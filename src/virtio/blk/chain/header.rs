@@ -30,6 +30,10 @@ const MAX_NAME: u32 = 1023;
 const MAX_EXTENSIONS: usize = 32;
 /// Extension: the backing file's format.
 const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Log2 of the bits of a reference count in version 2.
+const V2_COUNT_ORDER: u32 = 4;
+/// Of an entry of the table of reference counts: where the block is.
+const REFBLOCK_OFFSET: u64 = !0x1ff;
 /// Extension: the last.
 const END: u32 = 0;
 
@@ -79,6 +83,11 @@ pub enum Error {
     /// Something in it that nobody knew when this was written.
     #[error("it has features that cottage does not know: bits {0:#x}")]
     UnknownFeature(u64),
+    /// Its reference counts are lost: imago would put new data over the header.
+    #[error(
+        "it is damaged: it does not count its own header as used; mend it by: qemu-img check -r all"
+    )]
+    Uncounted,
     /// A field with an impossible value.
     #[error("it is damaged: {what} is {value:#x}")]
     Damaged {
@@ -161,6 +170,31 @@ impl Header {
             backing: read.backing(len, 1 << cluster_bits)?,
         })
     }
+}
+
+/// Checks that the image in `file` counts its first cluster, its header, as used. What is written
+/// to an image that does not would go there.
+///
+/// # Errors
+/// [`Error::Uncounted`].
+pub fn check_counts(file: &File) -> Result<(), Error> {
+    let read = Fields(file);
+    let order = match read.u32(4)? {
+        2 => V2_COUNT_ORDER,
+        _ => read.u32(96)?,
+    };
+    // [qcow2] "Host cluster management": a table of blocks, the lowest bits first within a byte.
+    let block = read.u64(read.u64(48)?)? & REFBLOCK_OFFSET;
+    let bits = 1_u32.checked_shl(order).unwrap_or(u32::MAX);
+    let counted = match bits {
+        1..8 => u64::from(read.bytes::<1>(block)?[0]) & ((1 << bits) - 1),
+        8..=64 => read.u64(block)? >> (64 - bits),
+        _ => 0,
+    };
+    if block == 0 || counted == 0 {
+        return Err(Error::Uncounted);
+    }
+    Ok(())
 }
 
 /// Big-endian fields of a file.

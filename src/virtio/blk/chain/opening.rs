@@ -294,6 +294,12 @@ fn assemble(mut links: Vec<Link>, writes: bool) -> Result<Chain, Error> {
     let top = links
         .pop()
         .ok_or_else(|| Error::Depth(Named::Disk(PathBuf::new())))?;
+    if writes {
+        header::check_counts(&top.opened.file).map_err(|source| Error::Header {
+            file: top.opened.name.clone(),
+            source,
+        })?;
+    }
     let packed_top = unpacker(&top)?;
     if writes && packed_top.is_some() {
         return Err(Error::WriteZstd(top.opened.name));
