@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-micro clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-micro clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -112,6 +112,10 @@ bench: vmm-only ## start-up times on this /dev/kvm, beside the bare KVM calls an
 bench-icount: cottage ## instructions and exits of a boot, beside QEMU, in the testbed: make bench-icount RUNS=3
 	@guest-images/need.sh testbed
 	@benches/icount.sh $(RUNS)
+
+bench-blk: cottage kernel-full ## instructions and exits of a random read from a disk, beside QEMU, in the testbed: make bench-blk RUNS=5
+	@guest-images/need.sh testbed
+	@benches/blk.sh $(RUNS)
 
 bench-micro: ## what single steps cost here: exits, printing, loading, unpacking: make bench-micro NAME=exit
 	@guest-images/need.sh rust

@@ -93,6 +93,7 @@ need_tests() {
   command -v rustfmt >/dev/null || rust_packages rustfmt-web "checks its format"
   command_or iasl acpica-tools "takes our ACPI tables apart and looks for mistakes"
   command_or setpriv util-linux "starts programs as another user"
+  command_or qemu-img qemu-utils "makes disk images, and judges those that we wrote"
   command_or passt passt "the other end of --net user"
 }
 

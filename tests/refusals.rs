@@ -372,7 +372,7 @@ fn disk_without_a_file_says_what_to_give() {
         ",ro",
         &[
             "--disk \",ro\" names no file",
-            "FILE[,ro|,overlay][,serial=",
+            "FILE[,OPTION...], with the options ro, overlay, overlay=FILE",
         ],
     );
 }
@@ -383,7 +383,7 @@ fn unknown_option_of_a_disk_names_those_there_are() {
         "a.img,cache=none",
         &[
             "\"cache=none\"",
-            "there are ro, overlay, serial=TEXT and id=NAME",
+            "there are ro, overlay, overlay=FILE, format=raw",
         ],
     );
 }
@@ -441,12 +441,15 @@ fn missing_disk_is_named() {
 
 #[test]
 fn directory_as_disk_is_refused() {
-    refused_disk("/,ro", &["--disk \"/\"", "it is a directory", "raw image"]);
+    refused_disk(
+        "/,ro",
+        &["--disk \"/\"", "it is a directory", "give an image"],
+    );
 }
 
 #[test]
 fn character_device_as_disk_is_refused() {
-    refused_disk("/dev/null", &["a character device", "raw image"]);
+    refused_disk("/dev/null", &["a character device", "give an image"]);
 }
 
 #[test]
@@ -468,12 +471,41 @@ fn disk_of_odd_size_says_how_to_mend_it() {
 }
 
 #[test]
-fn qcow2_image_says_how_to_convert_it() {
+fn image_whose_name_and_content_disagree_says_what_to_add() {
     let files = Scratch::new();
     let image = [&b"QFI\xfb"[..], &[0; 508]].concat();
     refused_disk(
         &files.file("disk", &image),
-        &["is a qcow2 image", "qemu-img convert -O raw"],
+        &[
+            "it begins as a qcow2 image does",
+            "format=qcow2",
+            "format=raw",
+        ],
+    );
+    refused_disk(
+        &files.file("disk.qcow2", &[0; 512]),
+        &["its name ends in .qcow2", "format=raw"],
+    );
+}
+
+#[test]
+fn damaged_qcow2_image_names_what_is_wrong() {
+    let files = Scratch::new();
+    let image = [&b"QFI\xfb\0\0\0\x07"[..], &[0; 504]].concat();
+    refused_disk(
+        &files.file("disk.qcow2", &image),
+        &["disk.qcow2", "it is of version 7 of the format"],
+    );
+}
+
+#[test]
+fn layer_that_is_no_image_is_refused() {
+    let files = Scratch::new();
+    let disk = files.file("disk", &[1; 512]);
+    let layer = files.file("layer", &[1; 512]);
+    refused_disk(
+        &format!("{disk},overlay={layer}"),
+        &["overlay=", "no qcow2 image"],
     );
 }
 

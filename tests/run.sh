@@ -248,6 +248,9 @@ for name in "${names[@]}"; do
 	cat "$folder/report" >>"$report.testbed"
 done
 
+# Disks that QEMU made, and that it judges.
+check "qcow2 disks" 1600 bash -c 'testbed_or_again tests/testbed/qcow2.sh'
+
 # What a boot costs, in counts that repeat.
 check "boot cost" 900 bash -c 'testbed_or_again tests/testbed/baseline.sh'
 if grep -q '^baseline: NOT COMPARED' "$log"; then

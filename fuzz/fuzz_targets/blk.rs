@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|input: (bool, Vec<Step>)| {
     if overlay {
         word.push(",overlay");
     }
-    let disks = disk::parse_all(&[word]).expect("a disk");
+    let disks = disk::parse_all(None, &[word]).expect("a disk");
     let blk = Blk::open(&disks[0], |_| ()).expect("an image");
     drive(Arc::new(blk), &steps);
 });

@@ -78,10 +78,13 @@ pub struct MachineArgs {
     #[arg(long, value_enum, default_value_t = UnpackArg::Host)]
     pub unpack: UnpackArg,
 
-    /// Give the guest a virtio disk, a raw image or block device; can be repeated. ro: read only;
-    /// overlay: FILE stays as it is, what the guest writes is gone when the machine is; serial=TEXT: what the guest finds as its serial number; id=NAME: what cottage calls it; a
-    /// comma in FILE is written twice
-    #[arg(long, value_name = "FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
+    /// Give the guest a virtio disk, a raw or qcow2 image or a block device; can be repeated. ro: read
+    /// only; overlay: FILE stays as it is, what the guest writes is gone when the machine is, or kept
+    /// in the file of overlay=FILE; format=raw, format=qcow2: what FILE is, if name and content do
+    /// not agree; backing=any: an image may build on files anywhere, not only beside it; serial=TEXT:
+    /// what the guest finds as its serial number; id=NAME: what cottage calls it; a comma in a file's
+    /// name is written twice
+    #[arg(long, value_name = "FILE[,ro|,overlay[=FILE]][,OPTION...]")]
     pub disk: Vec<OsString>,
 
     /// Give the guest a virtio network card; can be repeated. tap=NAME: its cable leads to a tap

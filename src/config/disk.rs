@@ -1,26 +1,37 @@
-//! `--disk FILE[,ro|,overlay][,serial=TEXT][,id=NAME]`: from words to a disk.
+//! `--disk FILE[,OPTION...]`: from words to a disk.
 //!
 //! The file's name comes first; a comma in it is written twice. That the file exists and is an
 //! image is found out by [`crate::virtio::blk`].
+//!
+//! **Which format a file has** is nobody's guess. What a guest writes to a raw disk is the file's
+//! content, so a guest could write a qcow2 header into its first sector, with the name of any file
+//! of the host's as the one it builds on; a VMM that went by content would hand that file to the
+//! guest at the next start (CVE-2008-2004 of QEMU's). So name and content must agree: a file is
+//! taken for qcow2 if its name ends so *and* its content begins so, and one of which only one is
+//! true is refused until `format=` says what it is.
 //! Read next: [`super::net`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A serial number is as long as the answer to VIRTIO_BLK_T_GET_ID. `[virtio]` 5.2.6
 pub const MAX_SERIAL: usize = 20;
+
+/// The options, as messages name them.
+const OPTIONS: &str = "ro, overlay, overlay=FILE, format=raw, format=qcow2, backing=any, \
+                       serial=TEXT and id=NAME";
 
 /// A mistake in the value of `--disk`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No file's name.
-    #[error("--disk {0:?} names no file: give FILE[,ro|,overlay][,serial=TEXT][,id=NAME]")]
+    #[error("--disk {0:?} names no file: give FILE[,OPTION...], with the options {OPTIONS}")]
     NoFile(OsString),
     /// An option that does not exist.
     #[error(
-        "--disk {value:?} has the option {option:?}: there are ro, overlay, serial=TEXT and \
-         id=NAME; a comma in the file's name is written twice"
+        "--disk {value:?} has the option {option:?}: there are {OPTIONS}; a comma in a file's \
+         name is written twice"
     )]
     Option {
         /// What was given.
@@ -62,7 +73,7 @@ pub enum Error {
 }
 
 /// What becomes of what a guest writes to a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// It goes to the image.
     Write,
@@ -70,13 +81,38 @@ pub enum Access {
     ReadOnly,
     /// It goes to a layer that is gone when the machine is.
     Overlay,
+    /// It goes to a layer in this file, which is made if it is missing.
+    Layer(PathBuf),
+}
+
+/// What the bytes of a file mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// They are the disk's.
+    Raw,
+    /// Tables say which are the disk's.
+    Qcow2,
+}
+
+impl Format {
+    /// What the name of a file promises.
+    pub fn of_name(path: &Path) -> Self {
+        let qcow2 = path
+            .extension()
+            .is_some_and(|end| end.eq_ignore_ascii_case("qcow2"));
+        if qcow2 { Self::Qcow2 } else { Self::Raw }
+    }
 }
 
 /// A disk to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The raw image or block device.
+    /// The image or block device.
     pub path: PathBuf,
+    /// What its bytes mean, if that was said.
+    pub format: Option<Format>,
+    /// The files that an image builds on may stand anywhere, not only beside it.
+    pub backing_anywhere: bool,
     /// What becomes of the guest's writes.
     pub access: Access,
     /// What cottage calls it.
@@ -105,46 +141,84 @@ fn parse(value: &OsStr, number: usize) -> Result<Disk, Error> {
     let mut words = split(value).into_iter();
     let path = words.next().filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| Error::NoFile(value.to_owned()))?;
-    let (mut access, mut id, mut serial) = (Access::Write, None, None);
-    let twice = |option| Error::Twice {
-        value: value.to_owned(),
-        option,
-    };
+    let mut options = Options::default();
     for word in words {
-        let wanted = match word.as_bytes() {
-            b"ro" => Some(Access::ReadOnly),
-            b"overlay" => Some(Access::Overlay),
-            _ => None,
-        };
-        if let Some(wanted) = wanted {
-            match access {
-                Access::Write => access = wanted,
-                Access::ReadOnly if wanted == access => return Err(twice("ro")),
-                Access::Overlay if wanted == access => return Err(twice("overlay")),
-                _ => return Err(Error::Both(value.to_owned())),
-            }
-        } else if let Some(given) = word.as_bytes().strip_prefix(b"serial=") {
-            if serial.replace(text(value, "serial", given)?).is_some() {
-                return Err(twice("serial"));
-            }
-        } else if let Some(given) = word.as_bytes().strip_prefix(b"id=") {
-            if id.replace(text(value, "id", given)?).is_some() {
-                return Err(twice("id"));
-            }
-        } else {
-            return Err(Error::Option {
-                value: value.to_owned(),
-                option: word,
-            });
-        }
+        options.take(value, word)?;
     }
-    let id = id.unwrap_or_else(|| format!("disk{number}"));
+    let id = options.id.unwrap_or_else(|| format!("disk{number}"));
     Ok(Disk {
         path: path.into(),
-        access,
-        serial: serial.unwrap_or_else(|| id.clone()),
+        format: options.format,
+        backing_anywhere: options.backing.is_some(),
+        access: options.access.unwrap_or(Access::Write),
+        serial: options.serial.unwrap_or_else(|| id.clone()),
         id,
     })
+}
+
+/// What stands behind the file's name.
+#[derive(Default)]
+struct Options {
+    access: Option<Access>,
+    format: Option<Format>,
+    backing: Option<()>,
+    id: Option<String>,
+    serial: Option<String>,
+}
+
+impl Options {
+    fn take(&mut self, value: &OsStr, word: OsString) -> Result<(), Error> {
+        let bytes = word.as_bytes();
+        let end = bytes.iter().position(|byte| *byte == b'=');
+        let (name, given) = match end {
+            Some(at) => (bytes.get(..at), bytes.get(at + 1..)),
+            None => (Some(bytes), None),
+        };
+        let twice = match (name.unwrap_or(bytes), given) {
+            (b"ro", None) => return self.access(value, "ro", Access::ReadOnly),
+            (b"overlay", None) => return self.access(value, "overlay", Access::Overlay),
+            (b"overlay", Some(file)) if !file.is_empty() => {
+                let file = PathBuf::from(OsString::from_vec(file.to_vec()));
+                return self.access(value, "overlay", Access::Layer(file));
+            }
+            (b"format", Some(b"raw")) => set(&mut self.format, Format::Raw, "format"),
+            (b"format", Some(b"qcow2")) => set(&mut self.format, Format::Qcow2, "format"),
+            (b"backing", Some(b"any")) => set(&mut self.backing, (), "backing"),
+            (b"serial", Some(given)) => {
+                set(&mut self.serial, text(value, "serial", given)?, "serial")
+            }
+            (b"id", Some(given)) => set(&mut self.id, text(value, "id", given)?, "id"),
+            _ => {
+                return Err(Error::Option {
+                    value: value.to_owned(),
+                    option: word,
+                });
+            }
+        };
+        twice.map_err(|option| Error::Twice {
+            value: value.to_owned(),
+            option,
+        })
+    }
+
+    fn access(&mut self, value: &OsStr, option: &'static str, to: Access) -> Result<(), Error> {
+        let value = value.to_owned();
+        match self.access.replace(to) {
+            None => Ok(()),
+            Some(was) if (was == Access::ReadOnly) == (option == "ro") => {
+                Err(Error::Twice { value, option })
+            }
+            Some(_) => Err(Error::Both(value)),
+        }
+    }
+}
+
+/// Sets an option that may be there once; else says which was there twice.
+fn set<T>(option: &mut Option<T>, to: T, name: &'static str) -> Result<(), &'static str> {
+    match option.replace(to) {
+        None => Ok(()),
+        Some(_) => Err(name),
+    }
 }
 
 /// Splits at single commas; two are one that belongs to the word.
@@ -193,6 +267,8 @@ mod tests {
         let all = disks(&["/a b.img", "c"]).unwrap();
         let c = Disk {
             path: "c".into(),
+            format: None,
+            backing_anywhere: false,
             access: Access::Write,
             id: "disk1".into(),
             serial: "disk1".into(),
@@ -204,8 +280,8 @@ mod tests {
     #[test]
     fn options_come_in_any_order() {
         let all = disks(&["a,serial=S-1.x,ro,id=root", "b,id=data,overlay"]).unwrap();
-        let access = [all[0].access, all[1].access];
-        assert_eq!(access, [Access::ReadOnly, Access::Overlay]);
+        let access = [&all[0].access, &all[1].access];
+        assert_eq!(access, [&Access::ReadOnly, &Access::Overlay]);
         assert_eq!((&*all[0].id, &*all[0].serial), ("root", "S-1.x"));
         assert_eq!(all[1].serial, "data", "the id, unless chosen");
     }
@@ -219,22 +295,49 @@ mod tests {
 
     #[test]
     fn missing_file_is_refused() {
-        let text = "--disk \",ro\" names no file: give FILE[,ro|,overlay][,serial=TEXT][,id=NAME]";
-        assert_eq!(refusal(&[",ro"]), text);
+        let text = "--disk \",ro\" names no file: give FILE[,OPTION...], with the options ro, ";
+        assert!(refusal(&[",ro"]).starts_with(text));
     }
 
     #[test]
     fn unknown_option_names_those_there_are() {
         let text = refusal(&["a.img,readonly"]);
-        assert!(text.contains("\"readonly\": there are ro, overlay, serial=TEXT and id=NAME"));
+        assert!(text.contains("\"readonly\": there are ro, overlay, overlay=FILE, format=raw"));
         assert!(refusal(&["a.img,"]).contains("the option \"\""));
+        assert!(refusal(&["a.img,overlay="]).contains("the option \"overlay=\""));
+        assert!(refusal(&["a.img,format=vmdk"]).contains("format=raw, format=qcow2"));
+        assert!(refusal(&["a.img,ro=1"]).contains("the option \"ro=1\""));
+    }
+
+    #[test]
+    fn layer_has_a_name_and_the_format_can_be_said() {
+        let all = disks(&["a,overlay=b,,c=d,format=qcow2,backing=any"]).unwrap();
+        assert_eq!(all[0].access, Access::Layer("b,c=d".into()));
+        assert_eq!(all[0].format, Some(Format::Qcow2));
+        assert!(all[0].backing_anywhere);
+        assert_eq!(
+            disks(&["a,format=raw"]).unwrap()[0].format,
+            Some(Format::Raw)
+        );
+    }
+
+    #[test]
+    fn name_promises_a_format() {
+        let of = |name: &str| Format::of_name(Path::new(name));
+        assert_eq!(of("/x/a.qcow2"), Format::Qcow2);
+        assert_eq!(of("a.QCOW2"), Format::Qcow2);
+        assert_eq!(of("qcow2"), Format::Raw);
+        assert_eq!(of("a.qcow2.img"), Format::Raw);
     }
 
     #[test]
     fn option_given_twice_is_refused() {
         assert!(refusal(&["a,ro,ro"]).ends_with("has the option ro twice"));
         assert!(refusal(&["a,overlay,overlay"]).ends_with("has the option overlay twice"));
+        assert!(refusal(&["a,overlay,overlay=b"]).ends_with("has the option overlay twice"));
+        assert!(refusal(&["a,format=raw,format=raw"]).ends_with("has the option format twice"));
         assert!(refusal(&["a,overlay,ro"]).contains("both ro and overlay"));
+        assert!(refusal(&["a,ro,overlay=b"]).contains("both ro and overlay"));
         assert!(refusal(&["a,id=b,id=b"]).ends_with("has the option id twice"));
     }
 

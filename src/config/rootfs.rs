@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::disk::{Access, Disk, split};
+use super::disk::{Access, Disk, Format, split};
 use crate::boot::identify::{FileSystem, HEAD, Kind, identify};
 
 /// What the root's disk is called, and its serial number in the guest.
@@ -126,7 +126,7 @@ pub fn parse(value: &OsStr) -> Result<(Root, Option<Disk>), Error> {
         None => match access {
             Access::Write => Ok((Root::Directory(path), None)),
             Access::ReadOnly => Err(Error::DirectoryOption { path, option: "ro" }),
-            Access::Overlay => Err(Error::DirectoryOption {
+            Access::Overlay | Access::Layer(_) => Err(Error::DirectoryOption {
                 path,
                 option: "overlay",
             }),
@@ -164,6 +164,9 @@ fn image(path: PathBuf, system: FileSystem, access: Access) -> (Root, Option<Dis
     };
     let disk = Disk {
         path,
+        // The file system was recognised where a raw image has it.
+        format: Some(Format::Raw),
+        backing_anywhere: false,
         access,
         id: ID.to_owned(),
         serial: ID.to_owned(),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Device;
 use super::balloon::Balloon;
-use super::blk::{Blk, image};
+use super::blk::{self, Blk};
 use super::fs::{SharedFolder, folder};
 use super::interrupt::Line;
 use super::mmio::{Announced, Transport, Window};
@@ -35,7 +35,7 @@ use crate::platform::acpi;
 pub enum Error {
     /// A disk.
     #[error(transparent)]
-    Disk(#[from] image::Error),
+    Disk(#[from] blk::open::Error),
     /// A network card.
     #[error(transparent)]
     Net(#[from] net::Error),

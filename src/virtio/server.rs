@@ -183,13 +183,14 @@ impl Server {
         self.line.give_up(listening);
     }
 
-    /// Ends the thread, after `control` was told to stop.
+    /// Ends the thread, after `control` was told to stop; the device puts its things in order.
     pub fn shut_down(&self) {
         self.wake();
         if let Some(thread) = lock(&self.thread).take() {
             // A thread that panicked has ended the process in the panic hook.
             let _never_panicked = thread.join();
         }
+        self.device.stopped();
     }
 
     fn wake(&self) {

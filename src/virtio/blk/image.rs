@@ -1,4 +1,4 @@
-//! The host's half of a disk: a raw image or a block device.
+//! The host's half of a disk: a raw image or a block device, or a chain of images.
 //!
 //! Everything goes through the host's page cache, so what was written is in the file, for every
 //! reader, when the request is answered. It is on the medium when a flush is answered. That is
@@ -6,19 +6,19 @@
 //! loses power.
 //!
 //! Sources: fallocate(2), fdatasync(2), Linux `block/fops.c`, v6.12, for fallocate(2) of block
-//! devices. Read next: [`super::layer`].
+//! devices. Read next: [`super::open`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::chain::Chain;
 use super::layer::Layer;
-use super::lock;
-use crate::config::disk::{Access, Disk};
+use super::open::{Error, Named, Opened};
+use crate::config::disk::{Access, Disk, Format};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
@@ -27,89 +27,23 @@ pub const SECTOR: u64 = 512;
 /// Zeros are written in pieces of this many bytes where the host has no better way.
 const ZEROS: usize = 64 << 10; // 64 KiB
 
-/// Why a disk cannot be attached; each of these is the user's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It does not open.
-    #[error("Cannot open --disk {path:?}{hint}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What may help, or empty.
-        hint: &'static str,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// It is something else.
-    #[error("Cannot use --disk {path:?}: it is {what}; give a raw image or a block device")]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// It is an image of a kind that cottage does not read.
-    #[error(
-        "Cannot use --disk {path:?}: it is a qcow2 image, and cottage reads raw ones; convert it \
-         by: qemu-img convert -O raw OLD NEW"
-    )]
-    Qcow2 {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It has a size that no disk has.
-    #[error(
-        "Cannot use --disk {path:?}: it has {size} bytes, and a disk has at least {SECTOR} and a \
-         multiple of that; mend it by: truncate -s {wanted} FILE"
-    )]
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        size: u64,
-        /// The next one that works.
-        wanted: u64,
-    },
-    /// Another process has it.
-    #[error(
-        "Cannot use --disk {path:?}: it is in use, by another virtual machine or as another disk of this one{hint}"
-    )]
-    InUse {
-        /// The file.
-        path: PathBuf,
-        /// What may help, or empty.
-        hint: &'static str,
-    },
-    /// The layer for the guest's writes cannot be had.
-    #[error(
-        "Cannot make a temporary file for the overlay of --disk {path:?} in {directory:?}; TMPDIR names another directory"
-    )]
-    Layer {
-        /// The image.
-        path: PathBuf,
-        /// Where the layer was to be.
-        directory: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-    /// The host cannot lock it.
-    #[error("Cannot lock --disk {path:?}")]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// What the host said.
-        source: io::Error,
-    },
-}
-
 /// An open image.
 #[derive(Debug)]
 pub struct Image {
-    file: File,
     size: u64,
     access: Access,
-    /// With [`Access::Overlay`]: where the guest's writes are.
-    layer: Option<Layer>,
+    content: Content,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+enum Content {
+    /// In a raw image, at their place.
+    Raw(File),
+    /// There, or in a throw-away layer if the guest wrote them.
+    Layered(File, Layer),
+    /// In one of several files; tables say where.
+    Chain(Chain),
 }
 
 impl Image {
@@ -118,25 +52,30 @@ impl Image {
     /// # Errors
     /// [`Error`] with the file's name and what to do.
     pub fn open(disk: &Disk) -> Result<Self, Error> {
-        let file = open(disk)?;
-        let size = size(disk, &file)?;
-        lock(disk, &file)?;
-        let layer = match disk.access {
-            Access::Overlay => Some(Layer::new(size)),
-            Access::Write | Access::ReadOnly => None,
+        let writable = disk.access == Access::Write;
+        let opened = Opened::new(Named::Disk(disk.path.clone()), writable)?;
+        let (size, content) = match (opened.format(disk)?, &disk.access) {
+            (Format::Raw, Access::Write | Access::ReadOnly) => {
+                (opened.disk_size()?, Content::Raw(opened.file))
+            }
+            (Format::Raw, Access::Overlay) => {
+                let size = opened.disk_size()?;
+                let layer = Layer::new(size).map_err(|(directory, source)| Error::Layer {
+                    path: disk.path.clone(),
+                    directory,
+                    source,
+                })?;
+                (size, Content::Layered(opened.file, layer))
+            }
+            (format, _) => {
+                let chain = Chain::open(opened, format, disk)?;
+                (chain.size(), Content::Chain(chain))
+            }
         };
-        let layer = layer
-            .transpose()
-            .map_err(|(directory, source)| Error::Layer {
-                path: disk.path.clone(),
-                directory,
-                source,
-            })?;
         Ok(Self {
-            file,
             size,
-            access: disk.access,
-            layer,
+            access: disk.access.clone(),
+            content,
         })
     }
 
@@ -150,14 +89,23 @@ impl Image {
         self.access == Access::ReadOnly
     }
 
+    /// Bytes of the pieces in which space can be given back; a multiple of [`SECTOR`].
+    pub fn discard_unit(&self) -> u64 {
+        match &self.content {
+            Content::Raw(_) | Content::Layered(..) => SECTOR,
+            Content::Chain(chain) => chain.cluster_size(),
+        }
+    }
+
     /// Fills the guest's segments from `offset` on.
     ///
     /// # Errors
     /// What the host says.
     pub fn read(&self, memory: &GuestMemory, offset: u64, to: &[Segment]) -> io::Result<()> {
-        match &self.layer {
-            Some(layer) => layer.read(&self.file, memory, offset, to),
-            None => memory.fill_from(&self.file, offset, to),
+        match &self.content {
+            Content::Raw(file) => memory.fill_from(file, offset, to),
+            Content::Layered(file, layer) => layer.read(file, memory, offset, to),
+            Content::Chain(chain) => chain.read(memory, offset, to),
         }
     }
 
@@ -166,9 +114,10 @@ impl Image {
     /// # Errors
     /// What the host says.
     pub fn write(&self, memory: &GuestMemory, offset: u64, from: &[Segment]) -> io::Result<()> {
-        match &self.layer {
-            Some(layer) => layer.write(&self.file, memory, offset, from),
-            None => memory.drain_to(&self.file, offset, from),
+        match &self.content {
+            Content::Raw(file) => memory.drain_to(file, offset, from),
+            Content::Layered(file, layer) => layer.write(file, memory, offset, from),
+            Content::Chain(chain) => chain.write(memory, offset, from),
         }
     }
 
@@ -177,21 +126,35 @@ impl Image {
     /// # Errors
     /// What the host says; what was written may then be lost.
     pub fn flush(&self) -> io::Result<()> {
-        match self.access {
+        match (&self.access, &self.content) {
+            (Access::ReadOnly | Access::Overlay, _) => Ok(()),
             // The size never changes, so the data is all there is.
-            Access::Write => self.file.sync_data(),
-            Access::ReadOnly | Access::Overlay => Ok(()),
+            (_, Content::Raw(file) | Content::Layered(file, _)) => file.sync_data(),
+            (_, Content::Chain(chain)) => chain.flush(),
         }
     }
 
-    /// Gives the space of a range back to the host; it reads as zeros then.
+    /// Puts what was written where other programs find it; it need not be on the medium.
     ///
     /// # Errors
-    /// `Unsupported` if the file system cannot; else what the host says.
+    /// What the host says.
+    pub fn settle(&self) -> io::Result<()> {
+        match (&self.access, &self.content) {
+            (Access::Write | Access::Layer(_), Content::Chain(chain)) => chain.settle(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the space of a range back, to the host or, within an image of several clusters, for
+    /// the disk's next bytes; it reads as zeros then, but for ends that fill no cluster.
+    ///
+    /// # Errors
+    /// `Unsupported` if the file system or the image cannot; else what the host says.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        match &self.layer {
-            Some(layer) => layer.zero(&self.file, offset, len),
-            None => allocate(&self.file, FallocateFlags::PUNCH_HOLE, offset, len),
+        match &self.content {
+            Content::Raw(file) => allocate(file, FallocateFlags::PUNCH_HOLE, offset, len),
+            Content::Layered(file, layer) => layer.zero(file, offset, len),
+            Content::Chain(chain) => chain.discard(offset, len),
         }
     }
 
@@ -205,73 +168,12 @@ impl Image {
         } else {
             FallocateFlags::ZERO_RANGE
         };
-        match &self.layer {
-            Some(layer) => layer.zero(&self.file, offset, len),
-            None => allocate_or_write_zeros(&self.file, flags, offset, len),
+        match &self.content {
+            Content::Raw(file) => allocate_or_write_zeros(file, flags, offset, len),
+            Content::Layered(file, layer) => layer.zero(file, offset, len),
+            Content::Chain(chain) => chain.zero(offset, len, unmap),
         }
     }
-}
-
-/// Opens what can be a disk.
-fn open(disk: &Disk) -> Result<File, Error> {
-    let path = || disk.path.clone();
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(disk.access == Access::Write)
-        .open(&disk.path);
-    let opened = opened.and_then(|file| file.metadata().map(|metadata| (file, metadata)));
-    let (file, metadata) = opened.map_err(|source| Error::Open {
-        path: path(),
-        hint: hint(disk, &source),
-        source,
-    })?;
-    let kind = metadata.file_type();
-    let what = match () {
-        () if kind.is_file() || kind.is_block_device() => return Ok(file),
-        () if kind.is_dir() => "a directory",
-        () if kind.is_char_device() => "a character device",
-        () => "neither a file nor a block device",
-    };
-    Err(Error::Kind { path: path(), what })
-}
-
-/// The size of a raw image.
-fn size(disk: &Disk, mut file: &File) -> Result<u64, Error> {
-    let path = || disk.path.clone();
-    let unreadable = |source| Error::Open {
-        path: path(),
-        hint: "",
-        source,
-    };
-    // A block device's metadata has no size.
-    let size = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
-    if size == 0 || !size.is_multiple_of(SECTOR) {
-        return Err(Error::Size {
-            path: path(),
-            size,
-            wanted: size.max(1).next_multiple_of(SECTOR),
-        });
-    }
-    let mut magic = [0; 4];
-    file.read_exact_at(&mut magic, 0).map_err(unreadable)?;
-    if &magic == b"QFI\xfb" {
-        return Err(Error::Qcow2 { path: path() });
-    }
-    Ok(size)
-}
-
-/// Keeps others from writing it, and from reading it if it will be written.
-fn lock(disk: &Disk, file: &File) -> Result<(), Error> {
-    let path = disk.path.clone();
-    let alone = disk.access == Access::Write;
-    lock::take(file, alone).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock if alone => Error::InUse {
-            path,
-            hint: "; several can share it if all have it with ,ro or ,overlay",
-        },
-        io::ErrorKind::WouldBlock => Error::InUse { path, hint: "" },
-        _ => Error::Lock { path, source },
-    })
 }
 
 /// fallocate(2) that leaves the size alone.
@@ -308,15 +210,4 @@ fn write_zeros(file: &File, mut offset: u64, mut len: u64) -> io::Result<()> {
         len -= step;
     }
     Ok(())
-}
-
-/// What may help if a file does not open for writing.
-fn hint(disk: &Disk, error: &io::Error) -> &'static str {
-    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    match error.kind() {
-        PermissionDenied | ReadOnlyFilesystem if disk.access == Access::Write => {
-            " for writing; add ,ro or ,overlay behind it if reading is enough"
-        }
-        _ => "",
-    }
 }

@@ -10,7 +10,7 @@
 //! copies the rest up first; file systems write whole ones. The file has no name, so it is gone
 //! with the process, however that ends.
 //!
-//! Source: open(2), O_TMPFILE. Read next: [`super::lock`].
+//! Source: open(2), O_TMPFILE. Read next: [`super::chain`].
 
 use std::borrow::Cow;
 use std::env;

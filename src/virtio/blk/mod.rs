@@ -1,8 +1,10 @@
 //! The block device: disks.
 //!
 //! - [`request`]: what the driver asks for;
-//! - [`image`]: the file it is asked of;
-//! - [`layer`]: where the guest's writes go if the file is to stay as it is;
+//! - [`image`]: what it is asked of: a file, or several;
+//! - [`open`]: opening them;
+//! - [`layer`]: where the guest's writes go if a raw file is to stay as it is;
+//! - [`chain`]: qcow2 images, each on top of another;
 //! - [`lock`]: one writer an image.
 //!
 //! One thread serves a disk's one queue, a request after the other. So writes reach the file in
@@ -16,7 +18,9 @@
 
 pub mod request;
 pub mod image;
+pub mod open;
 pub mod layer;
+pub mod chain;
 pub mod lock;
 
 use std::io;
@@ -84,8 +88,8 @@ impl Blk {
     /// Opens the disk that `disk` describes; `tell` passes on the first error of the host's.
     ///
     /// # Errors
-    /// [`image::Error`] with the file's name and what to do.
-    pub fn open(disk: &Disk, tell: fn(&str)) -> Result<Self, image::Error> {
+    /// [`open::Error`] with the file's name and what to do.
+    pub fn open(disk: &Disk, tell: fn(&str)) -> Result<Self, open::Error> {
         let image = Image::open(disk)?;
         let mut serial = [0; MAX_SERIAL];
         for (to, from) in serial.iter_mut().zip(disk.serial.bytes()) {
@@ -94,7 +98,7 @@ impl Blk {
         Ok(Self {
             id: disk.id.clone(),
             serial,
-            config: config(image.size()),
+            config: config(&image),
             image,
             tell,
             told: AtomicBool::new(false),
@@ -115,14 +119,18 @@ impl Blk {
             _ => Ok(Status::Unsupported),
         };
         result.unwrap_or_else(|error| {
-            if !self.told.swap(true, Ordering::Relaxed) {
-                let label = self.label();
-                (self.tell)(&format!(
-                    "{label}: a request of the guest's failed: {error}"
-                ));
-            }
+            self.tell_once(&error);
             Status::IoError
         })
+    }
+
+    fn tell_once(&self, error: &io::Error) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let label = self.label();
+            (self.tell)(&format!(
+                "{label}: a request of the guest's failed: {error}"
+            ));
+        }
     }
 
     fn read(&self, request: &BlkRequest<'_>, memory: &GuestMemory) -> io::Result<Status> {
@@ -228,18 +236,19 @@ impl Blk {
 }
 
 /// struct virtio_blk_config. Fields without a feature of ours stay zero.
-fn config(size: u64) -> [u8; CONFIG] {
+fn config(image: &Image) -> [u8; CONFIG] {
+    let unit = u32::try_from(image.discard_unit() / SECTOR).unwrap_or(1);
     let mut config = [0; CONFIG];
     let mut put = |at: usize, bytes: &[u8]| {
         for (to, from) in config.iter_mut().skip(at).zip(bytes) {
             *to = *from;
         }
     };
-    put(0, &(size / SECTOR).to_le_bytes());
+    put(0, &(image.size() / SECTOR).to_le_bytes());
     put(12, &MAX_SEGMENTS.to_le_bytes());
     put(36, &MAX_DISCARD.to_le_bytes());
     put(40, &MAX_RANGES.to_le_bytes());
-    put(44, &1_u32.to_le_bytes()); // ranges to discard lie on any sector
+    put(44, &unit.to_le_bytes()); // ranges to discard lie best on these
     put(48, &MAX_ZEROES.to_le_bytes());
     put(52, &MAX_RANGES.to_le_bytes());
     put(56, &[1]); // zeroed ranges may lose their space
@@ -279,6 +288,13 @@ impl Device for Blk {
 
     fn may_wait(&self) -> bool {
         true
+    }
+
+    /// What was written without a flush is in the file then, as it is with raw images anyway.
+    fn stopped(&self) {
+        if let Err(error) = self.image.settle() {
+            self.tell_once(&error);
+        }
     }
 
     fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
@@ -339,6 +355,8 @@ mod tests {
     fn disk(image: &File, access: Access) -> Disk {
         Disk {
             path: PathBuf::from(format!("/proc/self/fd/{}", image.as_raw_fd())),
+            format: None,
+            backing_anywhere: false,
             access,
             id: "disk0".into(),
             serial: "S1".into(),
@@ -634,8 +652,8 @@ mod tests {
         let image = image();
         let error = |access| Blk::open(&disk(&image, access), |_| ()).unwrap_err();
         let writer = Blk::open(&disk(&image, WRITE), |_| ()).unwrap();
-        assert!(matches!(error(READ_ONLY), image::Error::InUse { .. }));
-        assert!(matches!(error(OVERLAY), image::Error::InUse { .. }));
+        assert!(matches!(error(READ_ONLY), open::Error::InUse { .. }));
+        assert!(matches!(error(OVERLAY), open::Error::InUse { .. }));
         assert!(error(WRITE).to_string().contains("is in use"));
         drop(writer);
         let readers = [READ_ONLY, READ_ONLY, OVERLAY, OVERLAY]
