@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-micro clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-micro fuzz clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -120,6 +120,11 @@ bench-blk: cottage kernel-full ## instructions and exits of a random read from a
 bench-micro: ## what single steps cost here: exits, printing, loading, unpacking: make bench-micro NAME=exit
 	@guest-images/need.sh rust
 	@cargo bench --quiet --package cottage --bench micro -- $(NAME)
+
+fuzz: ## a hostile driver or file by libFuzzer, needs a nightly Rust: make fuzz TARGET=blk TIME=300
+	@guest-images/need.sh rust
+	@command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
+	@cd fuzz && cargo +nightly fuzz run $(or $(TARGET),queue) -- -max_total_time=$(or $(TIME),300) -timeout=20
 
 clean: ## remove what was built, keep downloads, sources and object files
 	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/init $(images)/initramfs.cpio

@@ -706,7 +706,7 @@ fn modules_for_a_guest_without_our_init_are_refused() {
 fn program_without_guest_says_how_to_get_one() {
     refused(
         &["run"],
-        &["carries no kernel", "make boot", "pass --kernel FILE"],
+        &["carries no kernel", "make cottage", "pass --kernel FILE"],
     );
 }
 
@@ -715,7 +715,7 @@ fn program_without_initramfs_says_how_to_get_one() {
     let files = Scratch::new();
     refused(
         &["run", "--kernel", &files.file("kernel", &good())],
-        &["carries no initramfs", "make boot", "pass --initramfs FILE"],
+        &["carries no initramfs", "make cottage", "pass --initramfs FILE"],
     );
 }
 

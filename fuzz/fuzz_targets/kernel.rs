@@ -9,7 +9,11 @@ libfuzzer_sys::fuzz_target!(|input: (u8, &[u8])| {
     let (choice, bytes) = input;
     let options = Options {
         protocol: (choice & 1 != 0).then_some(Protocol::Pvh),
-        unpack: if choice & 2 == 0 { Unpack::Host } else { Unpack::Guest },
+        unpack: if choice & 2 == 0 {
+            Unpack::Host
+        } else {
+            Unpack::Guest
+        },
     };
     let blob = Blob::memory(bytes.to_vec(), "kernel".into());
     let memory = GuestMemory::new(16 << 20).expect("16 MiB");

@@ -97,6 +97,32 @@ pub struct Part {
     pub wild: Option<(u16, u16)>,
 }
 
+impl Part {
+    /// A good descriptor of bytes that the device reads.
+    pub fn readable(bytes: Vec<u8>) -> Self {
+        let (at, wild) = (None, None);
+        Self {
+            writable: false,
+            bytes,
+            more: 0,
+            at,
+            wild,
+        }
+    }
+
+    /// A good descriptor of room that it writes.
+    pub fn writable(room: u32) -> Self {
+        let (at, wild) = (None, None);
+        Self {
+            writable: true,
+            bytes: Vec::new(),
+            more: room,
+            at,
+            wild,
+        }
+    }
+}
+
 struct Nowhere;
 
 impl MsiSink for Nowhere {
@@ -146,7 +172,8 @@ pub fn drive(device: Arc<dyn Device>, steps: &[Step]) {
 
 impl Driver {
     fn set(&self, register: u64, value: u32) {
-        self.bus.write(VIRTIO_ACPI.0 + register, &value.to_le_bytes());
+        self.bus
+            .write(VIRTIO_ACPI.0 + register, &value.to_le_bytes());
     }
 
     fn get(&self, register: u64) -> u32 {
@@ -175,7 +202,10 @@ impl Driver {
             self.store(rings, &[0; 0x3000]);
             self.set(QUEUE_SEL, queue);
             self.set(QUEUE_NUM, SIZE.into());
-            for (number, part) in [rings, rings + 0x1000, rings + 0x2000].into_iter().enumerate() {
+            for (number, part) in [rings, rings + 0x1000, rings + 0x2000]
+                .into_iter()
+                .enumerate()
+            {
                 self.set(QUEUE_DESC + 0x10 * number as u64, part as u32);
                 self.set(QUEUE_DESC + 0x10 * number as u64 + 4, 0);
             }
@@ -187,7 +217,11 @@ impl Driver {
 
     fn act(&mut self, step: &Step) {
         match step {
-            Step::Set { offset, value, width } => {
+            Step::Set {
+                offset,
+                value,
+                width,
+            } => {
                 let at = VIRTIO_ACPI.0 + u64::from(offset & 0xfff);
                 self.bus.write(at, &value.to_le_bytes()[..width_of(*width)]);
             }
@@ -210,7 +244,7 @@ impl Driver {
         let mut at = BUFFERS;
         for (part, number) in parts.iter().zip(0..count) {
             let index = (head + number) % SIZE;
-            let len = part.bytes.len() as u32 + part.more;
+            let len = (part.bytes.len() as u32).wrapping_add(part.more);
             let gpa = part.at.unwrap_or(at);
             self.store(gpa, &part.bytes);
             at += u64::from(len.min(0x1_0000));

@@ -4,7 +4,7 @@
 //! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
 //! Read next: [`initramfs`].
 
-mod initramfs;
+pub mod initramfs;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
