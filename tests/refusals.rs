@@ -715,7 +715,11 @@ fn program_without_initramfs_says_how_to_get_one() {
     let files = Scratch::new();
     refused(
         &["run", "--kernel", &files.file("kernel", &good())],
-        &["carries no initramfs", "make cottage", "pass --initramfs FILE"],
+        &[
+            "carries no initramfs",
+            "make cottage",
+            "pass --initramfs FILE",
+        ],
     );
 }
 
@@ -724,7 +728,7 @@ fn program_without_init_says_what_works_without() {
     let files = Scratch::new();
     refused_command(
         run_of(&files, &good(), &["--", "ls"]),
-        &["carries no init ", "leave out the command"],
+        &["carries no init:", "leave out the command"],
     );
 }
 

@@ -44,8 +44,8 @@ impl Act {
             } => {
                 let mut bytes = 3_u64.to_le_bytes().to_vec();
                 bytes.extend(2_u64.to_le_bytes());
-                bytes.extend(u32::from(ports.0 % 4 + 1000).to_le_bytes());
-                bytes.extend(u32::from(ports.1 % 4 + 5000).to_le_bytes());
+                bytes.extend((u32::from(ports.0 % 4) + 1000).to_le_bytes());
+                bytes.extend((u32::from(ports.1 % 4) + 5000).to_le_bytes());
                 bytes.extend((payload.len() as u32).to_le_bytes());
                 bytes.extend(1_u16.to_le_bytes());
                 bytes.extend(u16::from(op % 9).to_le_bytes());
