@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-micro fuzz clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-net bench-micro fuzz clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -116,6 +116,10 @@ bench-icount: cottage ## instructions and exits of a boot, beside QEMU, in the t
 bench-blk: cottage kernel-full ## instructions and exits of a random read from a disk, beside QEMU, in the testbed: make bench-blk RUNS=5
 	@guest-images/need.sh testbed
 	@benches/blk.sh $(RUNS)
+
+bench-net: cottage kernel-full ## instructions and exits of a request and a MiB through a network card, beside QEMU, in the testbed: make bench-net RUNS=5
+	@guest-images/need.sh testbed
+	@benches/net.sh $(RUNS)
 
 bench-micro: ## what single steps cost here: exits, printing, loading, unpacking: make bench-micro NAME=exit
 	@guest-images/need.sh rust

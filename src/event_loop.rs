@@ -217,8 +217,8 @@ impl<'a> EventLoop<'a> {
 
     /// Whether the guest's input is [`coding`]'s, with the end in it.
     fn is_coded(&self) -> bool {
-        let Served { port, guest, .. } = self.served;
-        port.is_some() && *guest == GuestEnd::OurInit && self.keys.is_none()
+        let our_init = self.listener() == Some(GuestEnd::OurInit);
+        self.served.port.is_some() && our_init && self.keys.is_none()
     }
 
     fn wait(&self) -> io::Result<Ready> {
@@ -227,7 +227,9 @@ impl<'a> EventLoop<'a> {
         } else {
             MAX_PIPED
         };
-        let read_stdin = self.stdin_open && self.input.len() < max_input;
+        // A pipe at a virtio console is read when it is known who listens: it may have to be coded.
+        let early = self.served.port.is_some() && self.keys.is_none() && self.listener().is_none();
+        let read_stdin = self.stdin_open && !early && self.input.len() < max_input;
         let stdin = read_stdin.then(rustix::stdio::stdin);
         let write_output = self.served.output.waiting();
         let output = write_output.then(|| self.output_fd.as_fd());

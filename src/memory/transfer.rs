@@ -4,7 +4,8 @@
 //! moves them all: the host kernel copies between its page cache and the guest, no buffer of ours
 //! in between.
 //!
-//! This is one of the rooms where `unsafe` is allowed. Who calls it: [`crate::virtio::blk`], [`crate::virtio::fs`].
+//! This is one of the rooms where `unsafe` is allowed. Who calls it: [`crate::virtio::blk`],
+//! [`crate::virtio::fs`], [`crate::virtio::net`].
 //! Sources: preadv(2), IOV_MAX in limits.h(0p).
 //! Read next: [`crate::loading`], which fills this memory.
 #![expect(
@@ -14,7 +15,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -79,6 +80,50 @@ impl GuestMemory {
         all(moved, segments, io::ErrorKind::WriteZero)
     }
 
+    /// Writes `head` and behind it the guest's `segments` to `file`, by one writev(2), as a device that
+    /// takes whole messages wants it. There may be at most IOV_MAX - 1 segments.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn send_to(&self, file: impl AsFd, head: &[u8], segments: &[Segment]) -> io::Result<usize> {
+        let mut pieces = vec![libc::iovec {
+            iov_base: head.as_ptr().cast_mut().cast(),
+            iov_len: head.len(),
+        }];
+        self.add_pieces(segments, &mut pieces)?;
+        let count = i32::try_from(pieces.len()).map_err(io::Error::other)?;
+        loop {
+            let file = file.as_fd().as_raw_fd();
+            // SAFETY: 1. `pieces` holds `count` entries. 2. The first is `head`, which lives until the
+            // end of this function and is only read. 3. Of the others add_pieces proved that each one's
+            // bytes lie in one RAM mapping, and `self` keeps the mappings alive; no Rust reference to
+            // them exists.
+            let moved = unsafe { libc::writev(file, pieces.as_ptr(), count) };
+            match usize::try_from(moved) {
+                Ok(moved) => return Ok(moved),
+                Err(_negative) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
+            }
+        }
+    }
+
+    /// Adds where `segments` are in this process to `pieces`.
+    fn add_pieces(&self, segments: &[Segment], pieces: &mut Vec<libc::iovec>) -> io::Result<()> {
+        pieces.reserve(segments.len());
+        for segment in segments.iter().filter(|segment| segment.len > 0) {
+            let len = segment.len as usize;
+            let slice = self.backend().get_slice(segment.gpa, len);
+            let slice = slice.map_err(io::Error::other)?;
+            pieces.push(libc::iovec {
+                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+                iov_len: len,
+            });
+        }
+        Ok(())
+    }
+
     /// Calls the host until all bytes are moved, or it moves none; returns how many were.
     fn transfer(
         &self,
@@ -92,22 +137,14 @@ impl GuestMemory {
             Direction::FromGuest => libc::pwritev as Call,
         };
         let mut done = 0;
-        let mut pieces = Vec::with_capacity(segments.len());
-        for segment in segments.iter().filter(|segment| segment.len > 0) {
-            let len = segment.len as usize;
-            let slice = self.backend().get_slice(segment.gpa, len);
-            let slice = slice.map_err(io::Error::other)?;
-            pieces.push(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: len,
-            });
-        }
+        let mut pieces = Vec::new();
+        self.add_pieces(segments, &mut pieces)?;
         let mut pieces = pieces.as_mut_slice();
         while !pieces.is_empty() {
             let count = i32::try_from(pieces.len().min(MAX_PIECES)).map_err(io::Error::other)?;
             let at = libc::off_t::try_from(offset.saturating_add(done))
                 .map_err(|_too_far| io::Error::from_raw_os_error(libc::EINVAL))?;
-            // SAFETY: 1. `pieces` holds at least `count` entries. 2. get_slice proved that each
+            // SAFETY: 1. `pieces` holds at least `count` entries. 2. add_pieces proved that each
             // one's bytes lie in one RAM mapping, and `self` keeps the mappings alive. 3. The
             // memory belongs to the guest: no Rust reference to it exists, so the host's kernel
             // may read and write it at any time.

@@ -5,7 +5,8 @@
 //! - [`passt`]: frames from and to a program that needs no rights.
 //!
 //! ```text
-//!  transmit:  request ── copied once ──▶ outgoing ── write(2) ──▶ link
+//!  transmit:  request ── writev(2) ──▶ tap device
+//!             request ── copied once ──▶ outgoing ── write(2) ──▶ passt, when it has room
 //!  receive:   link ── read(2) ──▶ incoming: one frame ── spread over buffers ──▶ guest
 //! ```
 //!
@@ -267,6 +268,9 @@ impl Device for Card {
     }
 
     fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
+        if let Link::Tap(tap) = &self.link {
+            return tap.pass_on(request).map(|()| 0);
+        }
         let Outgoing { buffer, sent } = &mut *lock(&self.outgoing);
         *sent = 0;
         match self.collect(request, buffer) {

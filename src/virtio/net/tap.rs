@@ -18,11 +18,14 @@ use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6,
 };
+use vm_memory::GuestAddress;
 
-use super::HEADER;
+use super::{HEADER, MAX_FRAME, left_ram};
+use crate::memory::transfer::Segment;
+use crate::virtio::{Broken, Request};
 
 /// Where tap devices are connected to.
 const DEVICE: &str = "/dev/net/tun";
@@ -143,6 +146,55 @@ impl Tap {
         // SAFETY: as above; the descriptor is a tap device's.
         Ok(unsafe { ioctl(&self.file, request) }?)
     }
+}
+
+impl Tap {
+    /// Passes on a guest's frame, which the device takes out of guest memory or refuses.
+    ///
+    /// # Errors
+    /// [`Broken`] if it left RAM.
+    pub fn pass_on(&self, request: &Request<'_>) -> Result<(), Broken> {
+        let mut header = [0; HEADER];
+        let Some(rest) = split_off_header(request, &mut header)? else {
+            return Ok(());
+        };
+        if request.features & (1 << VIRTIO_NET_F_CSUM) == 0 {
+            header.fill(0); // 5.1.6.2: who did not agree to it says nothing there.
+        }
+        // Its header is wrong, the device is down, its queue is full: frames get lost.
+        let _refused = request.memory.send_to(self, &header, &rest);
+        Ok(())
+    }
+}
+
+/// Reads the header of a frame, wherever its parts begin and end; returns what is behind it, or `None`
+/// if it is no frame.
+fn split_off_header(
+    request: &Request<'_>,
+    header: &mut [u8; HEADER],
+) -> Result<Option<Vec<Segment>>, Broken> {
+    let parts = &request.chain.readable;
+    let len = parts.iter().map(|part| part.len as usize).sum::<usize>();
+    if len <= HEADER || len > HEADER + MAX_FRAME {
+        return Ok(None);
+    }
+    let mut missing = header.as_mut_slice();
+    let mut rest = Vec::with_capacity(parts.len());
+    for part in parts {
+        let (now, later) = missing.split_at_mut((part.len as usize).min(missing.len()));
+        let read = request.memory.read(part.gpa, now);
+        read.map_err(|_numbers| left_ram(request.chain))?;
+        // At most the header's length.
+        let taken = u32::try_from(now.len()).unwrap_or(part.len);
+        if taken < part.len {
+            rest.push(Segment {
+                gpa: GuestAddress(part.gpa.0 + u64::from(taken)),
+                len: part.len - taken,
+            });
+        }
+        missing = later;
+    }
+    Ok(Some(rest))
 }
 
 impl AsFd for Tap {
