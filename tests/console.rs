@@ -24,7 +24,7 @@ const CTRL_Z: &[u8] = b"\x1a";
 const MEGABYTE: usize = 1 << 20;
 /// Blocks of 4 KiB that a tiny guest prints: more than those hold too, but no more than a KVM that
 /// emulates every instruction manages in some seconds.
-const BLOCKS: u32 = 48;
+const BLOCKS: u32 = 36;
 
 // ---- tiny guests ------------------------------------------------------------------------------
 

@@ -216,8 +216,11 @@ testbed_suite() {
 	echo "$status $((SECONDS - start))" >"$folder/end"
 }
 
-# As many at a time as there are processors: an emulated machine keeps one busy.
+# As many at a time as there are processors: an emulated machine keeps one busy. The longest first, so
+# that it does not run alone in the end.
 names=()
+mapfile -t suites < <(printf '%s\n' "${suites[@]}" |
+	awk '/\/console-[0-9a-f]*$/ { print; next } { rest = rest $0 "\n" } END { printf "%s", rest }')
 for program in "${suites[@]}"; do
 	name=$(suite_name "$program")
 	grep -q "^$name::" "$report.host" || continue
