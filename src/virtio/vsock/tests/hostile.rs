@@ -167,9 +167,9 @@ fn packet_that_says_to_be_longer_than_it_is_needs_a_reset() {
         len: 5,
         ..packet(Op::Data, 7, 80)
     };
-    driver.offer_packet(&header.to_bytes(), 48);
-    std::thread::sleep(Duration::from_millis(5));
-    driver.offer_packet(&header.to_bytes(), 47);
+    driver.offer_packet(&header.to_bytes(), 44 + 5);
+    wait(|| driver.used(TRANSMIT) == driver.next[TRANSMIT]);
+    driver.offer_packet(&header.to_bytes(), 44 + 4);
     machine.guest.driver().expect_needs_reset();
 }
 
