@@ -166,12 +166,13 @@ pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
     let id = child.id();
     std::thread::spawn(move || done.send(child.wait().unwrap()));
     let Ok(status) = finished.recv_timeout(LIMIT) else {
+        let threads = threads(id);
         Command::new("kill")
             .args(["-KILL", &id.to_string()])
             .status()
             .unwrap();
         let console = String::from_utf8_lossy(&stdout.recv().unwrap()).into_owned();
-        panic!("{command:?} hangs\nconsole:\n{console}");
+        panic!("{command:?} hangs\nconsole:\n{console}\nits threads:\n{threads}");
     };
     let code = status
         .code()
@@ -183,6 +184,23 @@ pub(crate) fn finish(mut command: Command, input: &[u8]) -> Finished {
         stdout: stdout.recv().unwrap(),
         stderr,
     }
+}
+
+/// What the threads of a process are about: name, state and time used, what they wait for.
+fn threads(id: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task"))
+        .into_iter()
+        .flatten();
+    let mut text = String::new();
+    for task in tasks.flatten() {
+        for file in ["stat", "wchan", "syscall"] {
+            let said = std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            text += said.trim_end();
+            text += "; ";
+        }
+        text += "\n";
+    }
+    text
 }
 
 /// Reads a pipe to its end on a thread of its own.
