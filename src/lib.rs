@@ -50,5 +50,8 @@ pub mod timeline;
 // 11. The same many times, beside other programs.
 pub mod bench;
 
-// 12. Whether this host can do all that.
+// 12. The same beside containers.
+pub mod compare;
+
+// 13. Whether this host can do all that.
 pub mod doctor;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cottage::bench;
 use cottage::cli::{Command, RunArgs};
+use cottage::compare;
 use cottage::config::VmConfig;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let code = match Command::parse(&words) {
         Ok(Command::Run(args)) => run(&args, entered),
         Ok(Command::Bench(args)) => bench::main(&args),
+        Ok(Command::Compare(args)) => compare::main(&args),
         Ok(Command::Doctor) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();

@@ -247,6 +247,7 @@ fn plan(args: &BenchArgs, copy: Option<&Copy>) -> Result<(Plan, Vec<Part>), Erro
         until: args.until.as_deref().map(regex).transpose()?,
         limit: u64::from(args.timeout) * 1_000_000_000,
         any_status: args.any_status,
+        keep_output: false,
     };
     let plan = Plan {
         subjects,
@@ -291,7 +292,7 @@ fn regex(value: &str) -> Result<Regex, Error> {
 }
 
 /// The processors of a list such as `0,2-3`, if this process may use them.
-fn cpus(list: &str) -> Result<CpuSet, Error> {
+pub(crate) fn cpus(list: &str) -> Result<CpuSet, Error> {
     let allowed = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
     let number = |text: &str| text.trim().parse::<usize>().ok();
     let range = |part: &str| match part.split_once('-') {

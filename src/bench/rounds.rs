@@ -64,7 +64,7 @@ pub enum Error {
 pub fn measure(plan: &Plan) -> Result<Measured, Error> {
     let mut signals = Signals::block().map_err(Error::Signals)?;
     let total = plan.warm_up + plan.runs;
-    let mut progress = Progress::new(total * plan.subjects.len());
+    let mut progress = Progress::new("runs", total * plan.subjects.len());
     let mut measured = Measured {
         samples: vec![Vec::new(); plan.subjects.len()],
         memory: vec![None; plan.subjects.len()],
@@ -126,10 +126,11 @@ fn one_round(
 /// This thread on the chosen processors, and with it what it starts; back on all when dropped.
 ///
 /// The measuring thread stays there too while a run lasts. It sleeps then, but for reading output.
-struct Pinned(CpuSet);
+#[derive(Debug)]
+pub(crate) struct Pinned(CpuSet);
 
 impl Pinned {
-    fn to(cpus: &CpuSet) -> rustix::io::Result<Self> {
+    pub(crate) fn to(cpus: &CpuSet) -> rustix::io::Result<Self> {
         let this: Option<Pid> = None;
         let before = sched_getaffinity(this)?;
         sched_setaffinity(this, cpus)?;
@@ -144,7 +145,8 @@ impl Drop for Pinned {
 }
 
 /// A line on the terminal; nothing where stderr is none.
-struct Progress {
+pub(crate) struct Progress {
+    what: String,
     shown: bool,
     total: usize,
     done: usize,
@@ -152,8 +154,9 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(total: usize) -> Self {
+    pub(crate) fn new(what: &str, total: usize) -> Self {
         Self {
+            what: what.to_owned(),
             shown: io::stderr().is_terminal(),
             total,
             done: 0,
@@ -161,7 +164,7 @@ impl Progress {
         }
     }
 
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.done += 1;
         if !self.shown {
             return;
@@ -173,9 +176,10 @@ impl Progress {
         let bar = "█".repeat(full) + &"·".repeat(width - full);
         // Back to the start of the line, and clear what is right of it.
         let line = format!(
-            "\r{bar} {} of {} runs, {} s left\x1b[K",
+            "\r{bar} {} of {} {}, {} s left\x1b[K",
             self.done,
             self.total,
+            self.what,
             left.div_ceil(1_000_000_000)
         );
         let _nobody_looks = io::stderr().write_all(line.as_bytes());

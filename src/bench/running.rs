@@ -12,13 +12,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::subject::{Error, Watch};
+use super::subject::{Error, Line, Watch};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::timeline::child::{MeasuredChild, MeasuredRun, exit_code};
 use crate::timeline::{Nanos, now};
 
 /// A line is matched up to this length; a stream without line feeds must not fill memory.
 const MAX_LINE: usize = 4096;
+/// What is kept of stdout, if it is wanted.
+const MAX_OUTPUT: usize = 256 << 10; // 256 KiB
 /// What is kept of stderr, for the message if the run fails.
 const MAX_ERRORS: usize = 2048;
 /// Pieces read from a stream before all others are looked at again.
@@ -70,12 +72,14 @@ impl Process {
     }
 }
 
-/// Why watching ended before the process did.
-pub(super) enum Interrupt {
+/// Why watching ended early.
+pub(crate) enum Interrupt {
     /// A signal asks this process to end.
     Signal(u8),
     /// The time is up.
     Late,
+    /// The process ended, and was to go on; what it said.
+    Ended(String),
     /// The host refused something.
     Host(io::Error),
 }
@@ -88,7 +92,7 @@ impl From<rustix::io::Errno> for Interrupt {
 
 /// A run under way.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     process: Process,
     spawned: Nanos,
     output: Option<File>,
@@ -99,6 +103,10 @@ pub(super) struct Running {
     said: Vec<u8>,
     first_output: Option<Nanos>,
     matched: Option<Nanos>,
+    /// Whole lines of output, if they are wanted.
+    lines: Vec<Line>,
+    /// Bytes in them.
+    kept: usize,
     /// This process was stopped meanwhile.
     stopped: bool,
 }
@@ -122,6 +130,8 @@ impl Running {
             said: Vec::new(),
             first_output: None,
             matched: None,
+            lines: Vec::new(),
+            kept: 0,
             stopped: false,
         })
     }
@@ -136,9 +146,22 @@ impl Running {
         (self.first_output, self.matched)
     }
 
-    /// The end of its stderr.
+    /// The lines that were kept.
+    pub(super) fn take_lines(&mut self) -> Vec<Line> {
+        std::mem::take(&mut self.lines)
+    }
+
+    /// The end of its stderr, for the end of a sentence; or nothing.
     pub(super) fn said(&self) -> String {
-        String::from_utf8_lossy(&self.said).into_owned()
+        match String::from_utf8_lossy(&self.said).trim() {
+            "" => String::new(),
+            said => format!("; it said:\n{said}"),
+        }
+    }
+
+    /// The process that was spawned.
+    pub(crate) fn process_id(&mut self) -> u32 {
+        self.process.child().id()
     }
 
     /// Whether this process was stopped meanwhile.
@@ -166,7 +189,7 @@ impl Running {
             let left = left.ok_or(Interrupt::Late)?;
             let ready = self.poll(&end, signals, left)?;
             if ready.output {
-                self.read_output(watch.until.as_ref());
+                self.read_output(watch);
             }
             if ready.errors {
                 self.read_errors();
@@ -177,11 +200,38 @@ impl Running {
             if ready.ended {
                 // What it printed last may have come after the look at the pipe. The pipe's end
                 // need not come: others may hold it.
-                self.read_output(watch.until.as_ref());
+                self.read_output(watch);
                 self.read_errors();
                 return Ok(());
             }
         }
+    }
+
+    /// Reads its output until there is some; it goes on running.
+    pub(crate) fn watch_output(
+        &mut self,
+        watch: &Watch,
+        signals: &mut Signals,
+    ) -> Result<(), Interrupt> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        let end = pidfd_open(pid, PidfdFlags::empty())?;
+        while self.first_output.is_none() {
+            let left = (self.spawned + watch.limit).checked_sub(now());
+            let ready = self.poll(&end, signals, left.ok_or(Interrupt::Late)?)?;
+            if ready.output {
+                self.read_output(watch);
+            }
+            if ready.errors {
+                self.read_errors();
+            }
+            if ready.signals {
+                self.take_signals(signals)?;
+            }
+            if ready.ended && self.first_output.is_none() {
+                return Err(Interrupt::Ended(self.said()));
+            }
+        }
+        Ok(())
     }
 
     fn poll(&self, end: &OwnedFd, signals: &Signals, left: Nanos) -> Result<Ready, Interrupt> {
@@ -211,7 +261,7 @@ impl Running {
         })
     }
 
-    fn read_output(&mut self, until: Option<&Regex>) {
+    fn read_output(&mut self, watch: &Watch) {
         let mut piece = [0; 4096];
         // Not until it is empty: one that prints for ever must not hide the clock and the signals.
         for _ in 0..MAX_PIECES {
@@ -220,12 +270,17 @@ impl Running {
             };
             let at = now();
             self.first_output.get_or_insert(at);
-            let Some(until) = until.filter(|_| self.matched.is_none()) else {
+            let until = watch.until.as_ref().filter(|_| self.matched.is_none());
+            let keep = watch.keep_output && self.kept < MAX_OUTPUT;
+            if until.is_none() && !keep {
                 continue;
-            };
+            }
             for byte in piece.get(..n).unwrap_or(&[]) {
                 if *byte == b'\n' {
                     self.match_line(until, at);
+                    if keep {
+                        self.end_line(at);
+                    }
                     self.line.clear();
                 } else if self.line.len() < MAX_LINE {
                     self.line.push(*byte);
@@ -236,7 +291,21 @@ impl Running {
         }
     }
 
-    fn match_line(&mut self, until: &Regex, at: Nanos) {
+    /// Keeps the line so far, which is one now.
+    fn end_line(&mut self, at: Nanos) {
+        if self.line.is_empty() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end_matches('\r').to_owned();
+        self.kept += text.len();
+        let at = at - self.spawned;
+        self.lines.push(Line { at, text });
+        self.line.clear();
+    }
+
+    fn match_line(&mut self, until: Option<&Regex>, at: Nanos) {
+        let Some(until) = until else { return };
         let line = String::from_utf8_lossy(&self.line);
         if self.matched.is_none() && until.is_match(line.trim_end_matches('\r')) {
             self.matched = Some(at);
@@ -277,10 +346,36 @@ impl Running {
             until: None,
             limit: now() - self.spawned + GRACE,
             any_status: true,
+            keep_output: false,
         };
         if self.watch(&patient, signals).is_err() {
             let _gone_already = kill_process_group(pid, Signal::KILL);
         }
+        let _reaped = self.process.child().wait();
+    }
+
+    /// Asks the process and whatever it has started to end, without waiting for it.
+    pub(crate) fn ask_to_end(&mut self) {
+        if let Some(pid) = self.pid() {
+            let _gone_already = kill_process_group(pid, Signal::TERM);
+        }
+    }
+}
+
+impl Running {
+    /// Ends the process and whatever it has started, for those who cannot wait for signals
+    /// meanwhile.
+    pub(crate) fn end_now(&mut self) {
+        self.ask_to_end();
+        let Some(pid) = self.pid() else { return };
+        let grace = Timespec {
+            tv_sec: i64::try_from(GRACE / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: 0,
+        };
+        if let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) {
+            let _ended_or_late = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&grace));
+        }
+        let _gone_already = kill_process_group(pid, Signal::KILL);
         let _reaped = self.process.child().wait();
     }
 }

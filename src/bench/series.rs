@@ -210,6 +210,8 @@ pub(super) mod tests {
             first_output: None,
             matched: None,
             gone: 2 * entered,
+            spawned,
+            lines: Vec::new(),
             run: Some(MeasuredRun {
                 spawned,
                 record: Record {

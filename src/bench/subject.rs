@@ -41,6 +41,8 @@ pub struct Watch {
     pub limit: Nanos,
     /// Whether a status other than 0 is a success.
     pub any_status: bool,
+    /// Whether the output itself is wanted, and not only when it came.
+    pub keep_output: bool,
 }
 
 /// One run. Times are nanoseconds from spawn.
@@ -54,6 +56,19 @@ pub struct Sample {
     pub gone: Nanos,
     /// What cottage told of itself.
     pub run: Option<MeasuredRun>,
+    /// Just before the spawn, on this host's monotonic clock, which the other times count from.
+    pub spawned: Nanos,
+    /// The beginning of the output, where it was wanted.
+    pub lines: Vec<Line>,
+}
+
+/// A line of output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When its end came, in nanoseconds from spawn.
+    pub at: Nanos,
+    /// Without its end.
+    pub text: String,
 }
 
 /// Why there is no sample.
@@ -90,6 +105,14 @@ pub enum Error {
         name: String,
         /// The pattern.
         pattern: String,
+        /// The end of its stderr, or empty.
+        said: String,
+    },
+    /// It should have gone on.
+    #[error("{name} ended without a word{said}")]
+    Silent {
+        /// As [`Subject::name`].
+        name: String,
         /// The end of its stderr, or empty.
         said: String,
     },
@@ -135,14 +158,7 @@ impl Subject {
             let seen = running.watch(watch, signals);
             if let Err(error) = seen {
                 running.end(signals);
-                return Err(match error {
-                    Interrupt::Signal(number) => Error::Signal(number),
-                    Interrupt::Late => Error::Late {
-                        name: self.name(),
-                        seconds: watch.limit / 1_000_000_000,
-                    },
-                    Interrupt::Host(source) => Error::Watch(source),
-                });
+                return Err(self.interrupted(error, watch));
             }
             if !running.was_stopped() {
                 return self.judge(running, watch);
@@ -152,7 +168,24 @@ impl Subject {
         }
     }
 
-    fn start(&self, memory: bool) -> Result<Running, Error> {
+    /// Why watching a run of this ended early.
+    pub(crate) fn interrupted(&self, interrupt: Interrupt, watch: &Watch) -> Error {
+        match interrupt {
+            Interrupt::Signal(number) => Error::Signal(number),
+            Interrupt::Late => Error::Late {
+                name: self.name(),
+                seconds: watch.limit / 1_000_000_000,
+            },
+            Interrupt::Ended(said) => Error::Silent {
+                name: self.name(),
+                said,
+            },
+            Interrupt::Host(source) => Error::Watch(source),
+        }
+    }
+
+    /// Spawns it; whoever gets it watches it.
+    pub(crate) fn start(&self, memory: bool) -> Result<Running, Error> {
         let configure = |command: &mut Command| {
             command
                 .stdin(Stdio::null())
@@ -182,13 +215,11 @@ impl Subject {
     }
 
     /// The sample of a process that has ended, if it is one.
-    fn judge(&self, running: Running, watch: &Watch) -> Result<Sample, Error> {
-        let said = match running.said().trim() {
-            "" => String::new(),
-            said => format!("; it said:\n{said}"),
-        };
+    fn judge(&self, mut running: Running, watch: &Watch) -> Result<Sample, Error> {
+        let said = running.said();
         let spawned = running.spawned();
         let (first_output, matched) = running.output();
+        let lines = running.take_lines();
         let (gone, status, run) = running.wait()?;
         if status != 0 && !watch.any_status {
             let name = self.name();
@@ -206,12 +237,14 @@ impl Subject {
             matched: matched.map(|at| at - spawned),
             gone: gone - spawned,
             run,
+            spawned,
+            lines,
         })
     }
 }
 
 /// A word as a shell would need it.
-fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     // shlex also quotes `=`, which only matters before a program's name.
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=/.,:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

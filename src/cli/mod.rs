@@ -4,6 +4,7 @@
 //! is [`crate::config`]'s business.
 //! Read next: [`machine`].
 
+pub mod compare;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::EXIT_STATUS_HELP;
+pub use compare::CompareArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -30,6 +32,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Repeat a boot, and other programs in turn with it, and report times with their spread
     Bench(Box<BenchArgs>),
+    /// Set VMs beside containers, measured on this machine: start, memory, disk, isolation and more
+    Compare(Box<CompareArgs>),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }

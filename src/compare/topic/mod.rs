@@ -1,0 +1,24 @@
+//! The topics: what is compared.
+//!
+//! Each is a function from a [`Session`] to [`Findings`]. It never fails: what cannot be measured is
+//! told in its place. Read next: [`start`].
+
+pub mod start;
+
+use super::finding::Findings;
+use super::session::Session;
+use crate::cli::compare::Topic;
+
+/// Measures one topic.
+pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
+    match topic {
+        Topic::Start => start::measure(session),
+        _ => Findings {
+            topic: topic.name(),
+            question: "",
+            figures: Vec::new(),
+            tables: Vec::new(),
+            notes: Vec::new(),
+        },
+    }
+}
