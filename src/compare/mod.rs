@@ -38,6 +38,9 @@ const RUNS: (usize, usize) = (20, 7);
 /// Rounds before them.
 const WARM_UP: (usize, usize) = (2, 1);
 
+/// Set in the testbed, to `testbed`.
+const TESTBED: &str = "COTTAGE_BACKEND";
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -160,6 +163,7 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
         emulated: None,
         instructions: args.instructions,
+        testbed: std::env::var_os(TESTBED).is_some_and(|place| place == "testbed"),
     })
 }
 
