@@ -5,6 +5,7 @@
 //! asks to end, everything returns early and [`Session::ended_by`] says so.
 //! Read next: [`super::topic`].
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::thread::CpuSet;
@@ -200,7 +201,8 @@ impl<'a> Session<'a> {
         let name = Self::name();
         let subject = side.launch.prepare(&name, command)?;
         let words = |error: Error| crate::outcome::with_causes(&error).replace('\n', " ");
-        let running = subject.start(false).map_err(words)?;
+        // A pipe that stays open: programs in there may take the end of their input for the end.
+        let running = subject.start(false, Stdio::piped()).map_err(words)?;
         let mut held = Held {
             side,
             name,
