@@ -23,6 +23,9 @@ pub const INITRAMFS: &str = ".cottage.initramfs";
 /// Section of our init alone, for initramfs files of the user's.
 pub const INIT: &str = ".cottage.init";
 
+/// Section of the probe, the program that `cottage compare` runs on all sides.
+pub const PROBE: &str = ".cottage.probe";
+
 /// The program's own file.
 const SELF: &str = "/proc/self/exe";
 
@@ -157,6 +160,15 @@ impl Bundle {
             "cottage",
             "leave out the command, so that your initramfs runs its own init",
         )
+    }
+
+    /// The probe of `cottage compare`.
+    ///
+    /// # Errors
+    /// As [`Self::kernel`].
+    pub fn probe(&self) -> Result<Blob, Error> {
+        let instead = "use a cottage that was built so";
+        self.section(PROBE, "probe", "cottage", instead)
     }
 
     fn section(

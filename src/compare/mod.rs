@@ -15,6 +15,7 @@ pub mod finding;
 pub mod side;
 pub mod topic;
 pub mod scratch;
+pub mod sweep;
 pub mod root;
 pub mod session;
 pub mod report;
@@ -72,7 +73,9 @@ impl Error {
             Self::With { .. } | Self::Pin(_) => USER_ERROR,
             Self::Report(error) => error.exit_code(),
             Self::Root(_) => USER_ERROR,
-            Self::Scratch(_) | Self::Signals(_) => VMM_FAILURE,
+            // A place that cannot be worked in is the user's to choose.
+            Self::Scratch(_) => USER_ERROR,
+            Self::Signals(_) => VMM_FAILURE,
         }
     }
 }
@@ -90,12 +93,14 @@ fn run(args: &CompareArgs) -> Result<u8, Error> {
     let plan = plan(args)?;
     let out = args.out.as_deref().map(report::Out::open).transpose()?;
     let mut signals = Signals::block().map_err(Error::Signals)?;
-    let scratch = Scratch::make()?;
+    let mut scratch = Scratch::make()?;
+    scratch.adopt_orphans();
     let root = Root::make(&scratch)?;
     let (host, before) = (Host::look(), Moment::look());
     let found = side::find(&wanted, &root, &scratch, &mut signals);
     say_found(&root, &found);
     let mut session = Session::new(&found, &root, &plan, signals);
+    session.ended_by = found.ended_by;
     let mut findings = Vec::new();
     for topic in topics(args) {
         if session.over() {
@@ -158,7 +163,7 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         quick: args.quick,
         limit: u64::from(args.timeout) * 1_000_000_000,
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
-        emulated: None,
+        emulated: side::vm::emulated(),
         instructions: args.instructions,
     })
 }
