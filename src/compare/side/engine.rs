@@ -8,22 +8,23 @@
 
 use super::trial::{Slot, Trial, Way, absent};
 use super::words::{NAME, Words, words};
-use super::{Absent, Kind};
+use super::{Absent, Kind, hybrid};
 use crate::compare::scratch::Undo;
 
-/// What a host takes that has no systemd and does not let limits be raised, or is a container itself.
-const PODMAN_UNUSUAL: [&str; 2] = ["--cgroup-manager", "cgroupfs"];
-/// The same, of a container.
+/// Where limits cannot be raised to what podman sets by default.
 const PODMAN_LIMITS: [&str; 4] = [
     "--ulimit",
     "nofile=1024:1024",
     "--ulimit",
     "nproc=4096:4096",
 ];
-const UNUSUAL_NOTE: &str =
-    "with --cgroup-manager cgroupfs and lower limits (--ulimit), for the default was refused";
+const LIMITS_NOTE: &str = "with lower limits (--ulimit), for its default was refused";
 /// For a bridge where the host's own network namespace takes none.
 const OTHER_NETWORK: [&str; 3] = ["unshare", "--net", "--"];
+const NETWORK_NOTE: &str = "in a network namespace of its own, made by unshare --net, new each time, which is in its times";
+
+/// What podman takes around it, whether limits are lowered, and what to say of that.
+type Unusual = (Vec<String>, bool, Vec<&'static str>);
 
 /// podman, which has no engine that stays.
 pub fn podman(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
@@ -37,9 +38,14 @@ fn prepare_podman(trial: &mut Trial<'_>) -> Result<Vec<Result<Slot, Absent>>, St
     let archive = trial.root.image()?;
     let ledger = trial.ledger();
     ledger.note(Undo::Run(command(&["rmi", "--force", &image])));
+    let without_hybrid = hybrid::without(trial).unwrap_or_default();
     ledger.note(Undo::Instances {
         list: command(&["ps", "--all", "--format", "{{.Names}}"]),
-        remove: command(&["rm", "--force", "--time=0"]),
+        remove: [
+            without_hybrid.clone(),
+            command(&["rm", "--force", "--time=0"]),
+        ]
+        .concat(),
     });
     trial.load(&command(&[
         "load",
@@ -47,12 +53,19 @@ fn prepare_podman(trial: &mut Trial<'_>) -> Result<Vec<Result<Slot, Absent>>, St
         "--input",
         &archive.to_string_lossy(),
     ]))?;
-    let way = |around: &[&str], global: &[&str], network: &str, limits: &[&str], notes: &[&str]| {
+    let way = |network: &str, (around, limits, notes): &Unusual| {
+        let limits: &[&str] = if *limits { &PODMAN_LIMITS } else { &[] };
         let run = ["run", "--rm", "--network", network, "--name", NAME];
-        let before = [around, &[&program], global, &run, limits, &[&image]].concat();
+        let run = [&run[..], limits, &[&*image]].concat();
         let side = Words {
-            before: words(&before),
-            remove: vec![command(&["rm", "--force", "--time=0", NAME])],
+            before: [around.clone(), command(&run)].concat(),
+            remove: vec![
+                [
+                    around.clone(),
+                    command(&["rm", "--force", "--time=0", NAME]),
+                ]
+                .concat(),
+            ],
             programs: words(&[
                 &program,
                 "conmon",
@@ -64,9 +77,6 @@ fn prepare_podman(trial: &mut Trial<'_>) -> Result<Vec<Result<Slot, Absent>>, St
         };
         Way::new(side, notes)
     };
-    let unusual = |around: &[&str], network: &str, notes: &[&str]| {
-        way(around, &PODMAN_UNUSUAL, network, &PODMAN_LIMITS, notes)
-    };
     let slot = |network: &str, ways| {
         Ok(Slot {
             name: format!("podman, {network}"),
@@ -76,22 +86,26 @@ fn prepare_podman(trial: &mut Trial<'_>) -> Result<Vec<Result<Slot, Absent>>, St
             ways,
         })
     };
-    let without = vec![
-        way(&[], &[], "none", &[], &[]),
-        unusual(&[], "none", &[UNUSUAL_NOTE]),
+    let mut all: Vec<Unusual> = vec![
+        (Vec::new(), false, vec![]),
+        (Vec::new(), true, vec![LIMITS_NOTE]),
     ];
-    let bridge = vec![
-        way(&[], &[], "bridge", &[], &[]),
-        unusual(&[], "bridge", &[UNUSUAL_NOTE]),
-        unusual(
-            &OTHER_NETWORK,
-            "bridge",
-            &[
-                UNUSUAL_NOTE,
-                "in a network namespace of its own (unshare --net), new each time",
-            ],
-        ),
-    ];
+    let hybrid = !without_hybrid.is_empty();
+    if hybrid {
+        all.push((
+            without_hybrid.clone(),
+            true,
+            vec![LIMITS_NOTE, hybrid::NOTE],
+        ));
+    }
+    let without = all.iter().map(|unusual| way("none", unusual)).collect();
+    let around = words(&OTHER_NETWORK);
+    all.push((around.clone(), true, vec![LIMITS_NOTE, NETWORK_NOTE]));
+    if hybrid {
+        let notes = vec![LIMITS_NOTE, hybrid::NOTE, NETWORK_NOTE];
+        all.push(([without_hybrid, around].concat(), true, notes));
+    }
+    let bridge = all.iter().map(|unusual| way("bridge", unusual)).collect();
     Ok(vec![slot("no network", without), slot("bridge", bridge)])
 }
 

@@ -3,7 +3,7 @@
 //! No engine, no image, no cgroup: what these take is what the host's kernel takes.
 //!
 //! Sources: unshare(1) of util-linux 2.38, bwrap(1) 0.8.
-//! Read next: [`super::oci`].
+//! Read next: [`super::hybrid`].
 
 use std::path::PathBuf;
 

@@ -10,6 +10,7 @@
 pub mod trial;
 pub mod words;
 pub mod floor;
+pub mod hybrid;
 pub mod oci;
 pub mod engine;
 pub mod ctr;

@@ -14,23 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::trial::{SECOND, Slot, Trial, Way, absent, is_hybrid, is_root};
+use super::trial::{SECOND, Slot, Trial, Way, absent, is_root};
 use super::words::words;
-use super::{Absent, Kind, Launch, installed};
+use super::{Absent, Kind, Launch, hybrid, installed};
 use crate::bench::subject::Subject;
 use crate::compare::scratch::{self, Undo};
 
-/// Has the words behind it run where the hybrid mode's second hierarchy is not mounted.
-const WITHOUT_HYBRID: [&str; 8] = [
-    "unshare",
-    "--mount",
-    "--propagation",
-    "private",
-    "sh",
-    "-c",
-    "umount /sys/fs/cgroup/unified && exec \"$@\"",
-    "sh",
-];
 /// How long a runtime may take to write its default description.
 const SPEC_LIMIT: u64 = 5 * SECOND;
 
@@ -73,32 +62,24 @@ fn runtime(trial: &mut Trial<'_>, name: &'static str, package: &str) -> Vec<Resu
         cgroup: true,
         ..plain.clone()
     };
-    let elsewhere = Bundle {
-        runtime: [words(&WITHOUT_HYBRID), plain.runtime.clone()].concat(),
-        ..plain.clone()
-    };
-    let (plain_words, elsewhere_words) = (plain.runtime.clone(), elsewhere.runtime.clone());
     let mut ways = vec![
-        Way::new(plain, &[]),
+        Way::new(plain.clone(), &[]),
         Way::new(named, &["its cgroup is named in the bundle (cgroupsPath)"]),
     ];
-    if name == "crun" && is_hybrid() {
-        ways.push(Way::new(
-            elsewhere,
-            &[
-                "it refuses this host's hybrid cgroups: it is started in a mount namespace without \
-               them; making that, by unshare, sh and umount, is in its times",
-            ],
-        ));
+    let mut usual = plain.runtime.clone();
+    if name == "crun"
+        && let Some(around) = hybrid::without(trial)
+    {
+        // Deleting is refused as well.
+        usual = [around, usual].concat();
+        let elsewhere = Bundle {
+            runtime: usual.clone(),
+            ..plain
+        };
+        ways.push(Way::new(elsewhere, &[hybrid::NOTE]));
     }
-    // Where hybrid cgroups are refused, deleting is refused as well.
-    let usual = if ways.len() > 2 {
-        elsewhere_words
-    } else {
-        plain_words
-    };
     let list = [usual.clone(), words(&["list", "-q"])].concat();
-    let remove = [usual.clone(), words(&["delete", "--force"])].concat();
+    let remove = [usual, words(&["delete", "--force"])].concat();
     trial.ledger().note(Undo::Instances { list, remove });
     vec![Ok(Slot {
         name: name.to_owned(),

@@ -135,14 +135,26 @@ impl<'a> Trial<'a> {
         way.launch.remove(&name, sample.is_ok());
         let lines = sample?.lines;
         if lines.iter().any(|line| line.text.starts_with(READY)) {
-            let command = subject.name().replace(&COMMAND.join(" "), "COMMAND");
-            return Ok(command.replace(&name, "NAME"));
+            return Ok(self.to_read(&subject, &name));
         }
         let last = lines.last().map(|line| one_line(&line.text));
         Err(match last {
             Some(last) => format!("it ran, but not our program: it printed {last:?}"),
             None => "it ran, but nothing was printed inside".to_owned(),
         })
+    }
+
+    /// A command line without what is different each time.
+    fn to_read(&self, subject: &Subject, instance: &str) -> String {
+        let command = COMMAND.join(" ");
+        let (folder, root) = (self.scratch.folder(), &self.root.folder);
+        // A process of the host's has the command's path on the host.
+        let line = subject
+            .name()
+            .replace(&format!("{}{command}", root.display()), "COMMAND");
+        let line = line.replace(&command, "COMMAND").replace(instance, "NAME");
+        let line = line.replace(&folder.to_string_lossy().into_owned(), "FOLDER");
+        line.replace(&self.root.image_name(), "IMAGE")
     }
 
     fn once(&mut self, subject: &Subject, limit: Nanos) -> Result<Sample, String> {
