@@ -17,13 +17,14 @@ pub mod topic;
 pub mod scratch;
 pub mod root;
 pub mod session;
+pub mod testbed;
 pub mod report;
 
 use std::io::{self, Write};
 
 use crate::bench::host::{self, Host, Moment};
 use crate::bench::subject::quote;
-use crate::cli::compare::{CompareArgs, Topic};
+use crate::cli::compare::{CompareArgs, Place, Topic};
 use crate::console::signals::Signals;
 use crate::console::words::say;
 use crate::outcome::{SIGNAL_BASE, USER_ERROR, VMM_FAILURE, with_causes};
@@ -37,9 +38,6 @@ use side::Found;
 const RUNS: (usize, usize) = (20, 7);
 /// Rounds before them.
 const WARM_UP: (usize, usize) = (2, 1);
-
-/// Set in the testbed, to `testbed`.
-const TESTBED: &str = "COTTAGE_BACKEND";
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +62,9 @@ pub enum Error {
     /// There is no root file system to give to the sides.
     #[error(transparent)]
     Root(#[from] root::Error),
+    /// The testbed cannot be had.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
     /// Signals cannot be watched.
     #[error("Cannot watch for signals")]
     Signals(#[source] io::Error),
@@ -74,6 +75,7 @@ impl Error {
         match self {
             Self::With { .. } | Self::Pin(_) => USER_ERROR,
             Self::Report(error) => error.exit_code(),
+            Self::Testbed(error) => error.exit_code(),
             Self::Root(_) => USER_ERROR,
             Self::Scratch(_) | Self::Signals(_) => VMM_FAILURE,
         }
@@ -90,9 +92,13 @@ pub fn main(args: &CompareArgs) -> u8 {
 
 fn run(args: &CompareArgs) -> Result<u8, Error> {
     let wanted = wanted(&args.with)?;
+    testbed::check(args)?;
     let plan = plan(args)?;
     let out = args.out.as_deref().map(report::Out::open).transpose()?;
     let mut signals = Signals::block().map_err(Error::Signals)?;
+    if args.place == Place::Testbed {
+        return Ok(testbed::main(args, &mut signals)?);
+    }
     let scratch = Scratch::make()?;
     let root = Root::make(&scratch)?;
     let (host, before) = (Host::look(), Moment::look());
@@ -163,11 +169,14 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
         emulated: None,
         instructions: args.instructions,
-        testbed: std::env::var_os(TESTBED).is_some_and(|place| place == "testbed"),
+        testbed: testbed::is_inside(),
     })
 }
 
 fn command_line() -> String {
+    if let Some(outer) = testbed::command_line() {
+        return outer;
+    }
     let words = std::env::args().skip(1);
     let words: Vec<_> = words.map(|word| quote(&word)).collect();
     format!("cottage {}", words.join(" "))
