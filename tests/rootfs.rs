@@ -331,8 +331,8 @@ fn debian_boots_on_its_own_kernel_with_disk_and_network() {
 }
 
 /// fio writes all of a file in no order, past the guest's cache, then reads and checks it. A header with a
-/// checksum and where it belongs goes to each page, four of which are a request.
-const FIO: &str = "--rw=randwrite --bs=16k --direct=1 --end_fsync=1 \
+/// checksum and where it belongs goes to each page, eight of which are a request.
+const FIO: &str = "--rw=randwrite --bs=32k --direct=1 --end_fsync=1 \
                    --verify=crc32c --verify_interval=4k --verify_fatal=1";
 
 /// Fails unless fio wrote each block of the file, and each to its place.
@@ -372,7 +372,7 @@ fn fio_finds_what_it_wrote_on_a_disk_and_in_a_shared_folder() {
     let line = format!(
         "check() {{ fio {FIO} \"$@\" >/tmp/log 2>&1 || {{ cat /tmp/log; exit 1; }}; }}; \
          check --name=disk --filename=/dev/vdb; sha256sum </dev/vdb; \
-         check --name=folder --filename=/mnt/out/file --size=8m; sha256sum </mnt/out/file"
+         check --name=folder --filename=/mnt/out/file --size=4m; sha256sum </mnt/out/file"
     );
     let share = format!("{}:out", files.path("out"));
     let flags = ["--disk", &disk, "--share", &share];
@@ -383,7 +383,7 @@ fn fio_finds_what_it_wrote_on_a_disk_and_in_a_shared_folder() {
     let file = files.path("out/file");
     run.expect_stdout(&(digest_of_file(&disk) + &digest_of_file(&file)));
     assert_fio_wrote(&disk, 32 << 20);
-    assert_fio_wrote(&file, 8 << 20);
+    assert_fio_wrote(&file, 4 << 20);
 }
 
 #[test]
