@@ -1,8 +1,10 @@
 /*
- * Reads blocks of 4 KiB of /dev/vda in a random order, past the page cache, and says what one read
- * took by the guest's clock. Runs as the guest's command, see benches/blk.sh.
+ * Reads blocks of 4 KiB of /dev/vda in a random order, past the page cache, and then all of it from
+ * the beginning, and says what that took by the guest's clock. Runs as the guest's command, see
+ * benches/blk.sh.
  *
- *     blk READS ROUNDS    a line for each round: nanoseconds of one of its READS; then it sleeps
+ *     blk READS ROUNDS    a line for each round: nanoseconds of one of its READS, and of a MiB of
+ *                         those in order; then it sleeps
  *
  * Where instructions are counted, a nanosecond is one instruction, of whoever ran on the one
  * processor there is.
@@ -18,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 4096 };
+enum { BLOCK = 4096, MIB = 1 << 20 };
 
 static double now(void)
 {
@@ -29,7 +31,7 @@ static double now(void)
 
 int main(int argc, char **argv)
 {
-	static char buffer[BLOCK] __attribute__((aligned(BLOCK)));
+	static char buffer[MIB] __attribute__((aligned(BLOCK)));
 	uint64_t state = 1;
 	int disk = open("/dev/vda", O_RDONLY | O_DIRECT);
 	off_t blocks = disk < 0 ? -1 : lseek(disk, 0, SEEK_END) / BLOCK;
@@ -44,7 +46,13 @@ int main(int argc, char **argv)
 			if (pread(disk, buffer, BLOCK, (state >> 33) % blocks * BLOCK) != BLOCK)
 				err(1, "pread");
 		}
-		printf("round %.0f\n", (now() - start) / atoi(argv[1]));
+		double read = (now() - start) / atoi(argv[1]);
+		int mib = blocks / (MIB / BLOCK);
+		start = now();
+		for (int i = 0; i < mib; i++)
+			if (pread(disk, buffer, MIB, (off_t)i * MIB) != MIB)
+				err(1, "pread");
+		printf("round %.0f %.0f\n", read, (now() - start) / mib);
 	}
 	puts("done");
 	fflush(stdout);

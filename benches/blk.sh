@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a random read of 4 KiB through virtio-blk costs, beside QEMU's microvm: instructions, of guest,
-# VMM and outer kernel together, and exits. benches/blk.sh [RUNS]; `make bench-blk` builds what it
-# needs. COTTAGE_BIN is another cottage than build/cottage.
+# What a random read of 4 KiB through virtio-blk costs, and a MiB read in order, beside QEMU's microvm:
+# instructions, of guest, VMM and outer kernel together, and exits of a random read. benches/blk.sh
+# [RUNS]; `make bench-blk` builds what it needs. COTTAGE_BIN is another cottage than build/cottage.
 #
 # Both boot the same kernel and initramfs with the same program (benches/blk.c) in the testbed, with
 # instructions counted. The image lies in the testbed's memory, so nobody waits for a disk: a wait
@@ -23,8 +23,8 @@ initramfs() { # NAME READS ROUNDS
 	(cd "$work/guest" && printf '%s\n' blk .cottage .cottage/run | cpio --quiet -o -H newc -R 0:0) |
 		cat "$images/initramfs.cpio" - >"$work/$1"
 }
-initramfs short 200 1
-initramfs long 1000 "$((runs + 1))" # the first round is not counted
+initramfs middle 200 "$((runs + 1))" # the first round is not counted
+initramfs long 1000 "$((runs + 1))"
 
 # shellcheck source-path=SCRIPTDIR source=common/qemu.sh
 . benches/common/qemu.sh
@@ -34,7 +34,7 @@ collect_qemu "$work/qemu"
 cat >"$work/measure.sh" <<'END'
 runs=$1
 shift
-cp vmlinux short long /tmp
+cp vmlinux middle long /tmp
 # Every block exists: a hole would be cheaper.
 yes cottage | dd of=/tmp/disk bs=1M count=32 iflag=fullblock 2>/dev/null
 mkfifo fifo
@@ -60,11 +60,11 @@ counters="exits mmio_exits io_exits irq_exits halt_exits"
 one() {
 	"$@" </dev/null >fifo 2>errors &
 	machine=$!
-	rounds='' ended=''
-	while read -r word value; do
-		value=${value%$(printf '\r')}
+	rounds='' mibs='' ended=''
+	while read -r word value mib; do
+		mib=${mib%$(printf '\r')}
 		case $word in
-		round) rounds="$rounds $value" ;;
+		round) rounds="$rounds $value" mibs="$mibs $mib" ;;
 		done*)
 			ended=1
 			break
@@ -84,31 +84,35 @@ one() {
 	}
 }
 
-echo "per random read of 4 KiB, the full kernel, 128 MiB, 1 vCPU, n = $runs times 1000"
-echo "                 instructions (min to max)        exits   MMIO   port    irq    hlt"
-middle=''
-for who in cottage qemu; do
-	one start_$who short "$@"
-	few=$counts
-	one start_$who long "$@"
-	row=$(echo "$who; $rounds; $few; $counts" | awk -F ';' -v runs="$runs" '{
-		n = split($2, round, " ")
-		for (i = 2; i <= n; i++) value[i - 1] = round[i] + 0
-		n--
+# Median, least and most of the words but the first, which warmed up.
+middle() {
+	echo "$*" | awk '{
+		for (i = 2; i <= NF; i++) value[i - 1] = $i + 0
+		n = NF - 1
 		for (i = 1; i < n; i++) for (j = i + 1; j <= n; j++) if (value[j] < value[i]) {
 			swap = value[i]; value[i] = value[j]; value[j] = swap
 		}
-		split($3, few, " "); count = split($4, many, " ")
-		reads = 1000 * (runs + 1) - 200
-		printf "  %-12s %9d %-20s", $1, value[int((n + 1) / 2)], "(" value[1] " to " value[n] ")"
-		for (i = 1; i <= count; i++) printf " %6.2f", (many[i] - few[i]) / reads
-		print ""
+		printf "%d (%d to %d)", value[int((n + 1) / 2)], value[1], value[n]
+	}'
+}
+
+echo "virtio-blk, the full kernel, 128 MiB, 1 vCPU, n = $runs times 1000 random reads, 32 MiB in order"
+echo "instructions of a random read of 4 KiB, of a MiB read in order; exits of a random read"
+all=''
+for who in cottage qemu; do
+	one start_$who middle "$@"
+	few=$counts
+	one start_$who long "$@"
+	exits=$(echo "$few; $counts" | awk -F ';' -v reads=$((800 * (runs + 1))) '{
+		split($1, few, " "); count = split($2, many, " ")
+		for (i = 1; i <= count; i++) printf " %.2f", (many[i] - few[i]) / reads
 	}')
-	echo "$row"
-	middle="$middle $(echo "$row" | awk '{ print $2 }')"
+	read_=$(middle $rounds) mib=$(middle $mibs)
+	printf '  %-8s read %-30s MiB %-36s exits, MMIO, port, irq, hlt:%s\n' $who "$read_" "$mib" "$exits"
+	all="$all $read_ $mib"
 done
-echo "$middle" | awk '{ printf "  cottage is %.2f of QEMU\n", $1 / $2 }'
+echo "$all" | awk '{ gsub(/\([^)]*\)/, ""); printf "  cottage is %.2f of QEMU for a read, %.2f for a MiB\n", $1 / $3, $2 / $4 }'
 END
 tests/testbed/run.sh --icount --timeout "${TIMEOUT:-400}" --file "$images/full/vmlinux" \
-	--file "$work/short" --file "$work/long" --file "$work/measure.sh" --dir "$work/qemu" -- \
+	--file "$work/middle" --file "$work/long" --file "$work/measure.sh" --dir "$work/qemu" -- \
 	sh measure.sh "$runs" "${qemu[@]}" </dev/null

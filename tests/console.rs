@@ -757,9 +757,10 @@ fn window_size_arrives_in_linux(console: &str) {
 }
 
 fn paste_into_linux_arrives_complete(console: &str) {
-    // A megabyte takes the testbed more than 3 minutes: each byte is two exits of an emulated guest.
-    let text = lines(MEGABYTE / 4);
-    let script = "stty -echo; echo re''ady; head -c 262144 | md5sum";
+    // A quarter of a megabyte took a busy testbed more than 3 minutes: each byte is two exits of an
+    // emulated guest. (paste_arrives_complete has a whole one where guests are faster.)
+    let text = lines(MEGABYTE / 8);
+    let script = "stty -echo; echo re''ady; head -c 131072 | md5sum";
     let mut terminal = Terminal::run(linux(console, &["--", "sh", "-c", script]));
     terminal.wait_for("ready");
     terminal.paste(text);
@@ -767,16 +768,16 @@ fn paste_into_linux_arrives_complete(console: &str) {
     terminal.ends_with(0);
 }
 
-/// Of a quarter of a megabyte of [`lines`], by md5sum on a host.
-const LINES_MD5: &str = "a09d644333fa6bd09a1cf456fbbda86e";
+/// Of an eighth of a megabyte of [`lines`], by md5sum on a host.
+const LINES_MD5: &str = "4b744d90208d5ca5c6557ef752986682";
 
 fn output_of_linux_arrives_complete_at_a_slow_reader(console: &str) {
-    // cat makes blocks of the lines: a write to the console is worth three exits and more.
-    let script = "yes abcdefghijklmno | head -c 262144 | cat";
+    // More than a pipe and cottage's backlog hold. cat makes blocks of the lines: a write to the console is worth three exits and more.
+    let script = "yes abcdefghijklmno | head -c 163840 | cat";
     let mut child = spawn(linux(console, &["--", "sh", "-c", script]));
     std::thread::sleep(Duration::from_secs(3));
     let output = read_all(child.stdout.take().unwrap());
-    assert!(output == b"abcdefghijklmno\n".repeat(MEGABYTE / 4 / 16));
+    assert!(output == b"abcdefghijklmno\n".repeat(163_840 / 16));
     assert_eq!(exit_code(&mut child), Some(0));
 }
 
