@@ -7,7 +7,7 @@
 //! host that finds the end of the file, so that guests that share a folder can append to one file.
 //!
 //! Source: `[fuse]`; for what Linux sends, `fs/fuse/file.c` and `fs/fuse/readdir.c`, v6.12.
-//! Read next: [`crate::virtio::pmem`].
+//! Read next: [`super::xattr`].
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -168,9 +168,13 @@ impl Session {
     /// struct fuse_write_in, struct fuse_write_out.
     fn write(&self, node: u64, mut args: Args<'_>, data: &Data<'_>) -> Result<Answer, Errno> {
         let (open, offset, size) = (args.u64()?, args.u64()?, args.u32()?);
+        let flags = args.u32()?;
         let file = self.table.opened(node, open, false)?;
         if size > MAX_DATA || u64::from(size) > len(data.output) {
             return Err(Errno::INVAL);
+        }
+        if flags & wire::WRITE_BY_ANYBODY != 0 {
+            self.folder.clear_set_id(&file)?;
         }
         let (output, _) = cut(data.output, size.into());
         let moved = data.memory.drain_to(&file, offset, &output);
