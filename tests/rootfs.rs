@@ -1,7 +1,6 @@
-//! Guests people already have: images and directories as root, kernels with modules, and the tools of a
-//! distribution at our devices.
+//! Guests people already have: images and directories as root.
 //!
-//! The images are those of `guest-images/roots/`. What is refused before a guest starts is in
+//! The images are those of `guest-images/roots/`; Debian has a suite of its own, `tests/debian.rs`. What is refused before a guest starts is in
 //! `tests/refusals.rs`, save what takes the built-in guest to find out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -9,18 +8,10 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::Shutdown;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use support::program::{
-    Finished, LIMIT, Scratch, cottage, cottage_with_input, finish, image, program,
-};
+use support::program::{Finished, Scratch, cottage, cottage_with_input, image};
 use support::{linux_kvm, skip};
 
 /// Boots the full kernel with `root` and `flags`, running the shell line `line` in that root.
@@ -241,320 +232,72 @@ fn root_without_an_init_gets_a_shell() {
     .expect_code(9);
 }
 
-/// The modules that belong to Debian's kernel.
-fn modules() -> String {
-    let all = image("debian-cloud/modules");
-    let mut versions = fs::read_dir(all).unwrap();
-    let version = versions.next().unwrap().unwrap().path();
-    version.to_str().unwrap().to_owned()
-}
-
-/// Debian's kernel with Debian's files, which stay as they are, and the machine's `flags`.
-fn debian(memory: &str, flags: &[&str]) -> Vec<String> {
-    let (kernel, modules) = (image("debian-cloud/vmlinuz"), modules());
-    let root = format!("{},overlay", image("debian-rootfs/root.ext4"));
-    let machine = ["run", "--kernel", &kernel, "--modules", &modules];
-    let own = ["--memory", memory, "--rootfs", &root];
-    let words = [&machine[..], &own, flags].concat();
-    words.into_iter().map(str::to_owned).collect()
-}
-
-/// `host`, a script of the shell, as the administrator of a network that is only its own. `tap NAME
-/// ADDRESS` makes a tap device there, and "$@" is cottage with `words`, which a hang does not outlive.
-/// None where that cannot be had.
-fn in_a_network(host: &str, words: &[String]) -> Option<Command> {
-    let works = |program: &str, words: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(words).stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    if !works("unshare", &["-r", "-n", "true"]) || !works("busybox", &["true"]) {
-        return skip("any", "it needs busybox and user namespaces");
-    }
-    let script = format!(
-        "set -e\n\
-         tap() {{\n\
-           ip tuntap add $1 mode tap 2>/dev/null || tunctl -t $1 >/dev/null\n\
-           ip address add $2 dev $1; ip link set $1 up\n\
-         }}\n{host}"
-    );
-    let mut command = Command::new("unshare");
-    command
-        .args(["-r", "-n", "sh", "-c", &script, "sh"])
-        .args(["busybox", "timeout", &(LIMIT.as_secs() - 5).to_string()])
-        .arg(program())
-        .args(words);
-    Some(command)
-}
-
-/// Debian's kernel and Debian's files, at a tap device of a network of their own.
-#[test]
-fn debian_boots_on_its_own_kernel_with_disk_and_network() {
-    let Some(_) = linux_kvm() else { return };
-    let files = Scratch::new();
-    fs::create_dir(files.path("www")).unwrap();
-    let sent: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
-    fs::write(files.path("www/file"), &sent).unwrap();
-    let host = format!(
-        "tap tap0 10.0.0.1/24\n\
-         busybox httpd -f -p 10.0.0.1:80 -h {} & \n\
-         status=0; \"$@\" || status=$?; kill $!; exit $status",
-        files.path("www")
-    );
-    let line = "uname -r; . /etc/os-release; echo $ID $VERSION_ID; \
-        curl -s http://10.0.0.1/file | sha256sum; \
-        curl -s -o /root/file http://10.0.0.1/file && sync && sha256sum </root/file; \
-        sha256sum </usr/bin/perl; grep -c ^virtio_ /proc/modules; \
-        head -c 1 /dev/hwrng | wc -c; exit 6";
-    let card = ["--net", "tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1"];
-    let flags = [&["--rng"], &card[..], &["--", "sh", "-c", line]].concat();
-    let Some(command) = in_a_network(&host, &debian("512M", &flags)) else {
-        return;
-    };
-    let run = finish(command, b"").expect_code(6);
-    let text = run.text();
-    let lines: Vec<_> = text.lines().collect();
-    let [release, system, over, kept, perl, modules, random] = &lines[..] else {
-        panic!("{text}\n{}", run.stderr);
-    };
-    let name = modules_version();
-    assert_eq!((*release, *system), (&*name, "debian 12"));
-    let sum = digest(&sent);
-    assert_eq!(
-        (*over, *kept),
-        (&*sum, &*sum),
-        "over the network, and on disk"
-    );
-    let from_image = perl_of_the_image();
-    assert_eq!(*perl, from_image);
-    assert_eq!((*modules, *random), ("5", "1"));
-}
-
-/// fio writes all of a file in no order, past the guest's cache, then reads and checks it. A header with a
-/// checksum and where it belongs goes to each page, eight of which are a request.
-const FIO: &str = "--rw=randwrite --bs=32k --direct=1 --end_fsync=1 \
-                   --verify=crc32c --verify_interval=4k --verify_fatal=1";
-
-/// Fails unless fio wrote each block of the file, and each to its place.
-///
-/// fio 3.33, verify.h, `verify_header`: at 0 a magic number, at 4 the block's length, at 16 its offset.
-#[track_caller]
-fn assert_fio_wrote(file: &str, len: usize) {
-    let bytes = fs::read(file).unwrap();
-    assert_eq!(bytes.len(), len, "{file}");
-    for (number, block) in bytes.chunks(4096).enumerate() {
-        let head = block.first_chunk::<24>().unwrap();
-        let (start, offset) = (head.first_chunk::<8>(), head.last_chunk::<8>());
-        let offset = u64::from_le_bytes(*offset.unwrap());
-        assert_eq!(start, Some(b"\xca\xac\x05\0\0\x10\0\0"), "block {number}");
-        assert_eq!(
-            offset,
-            number as u64 * 4096,
-            "{file}: a block of another place"
-        );
-    }
-}
-
-/// A file's digest, as this machine's own tool prints it: emulated, a debug build takes long.
-fn digest_of_file(path: &str) -> String {
-    let mut command = Command::new("sha256sum");
-    command.stdin(fs::File::open(path).unwrap());
-    String::from_utf8(command.output().unwrap().stdout).unwrap()
-}
-
-#[test]
-fn fio_finds_what_it_wrote_on_a_disk_and_in_a_shared_folder() {
-    let Some(_) = linux_kvm() else { return };
-    let files = Scratch::new();
-    let disk = files.path("disk");
-    fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
-    fs::create_dir(files.path("out")).unwrap();
-    let line = format!(
-        "check() {{ fio {FIO} \"$@\" >/tmp/log 2>&1 || {{ cat /tmp/log; exit 1; }}; }}; \
-         check --name=disk --filename=/dev/vdb; sha256sum </dev/vdb; \
-         check --name=folder --filename=/mnt/out/file --size=4m; sha256sum </mnt/out/file"
-    );
-    let share = format!("{}:out", files.path("out"));
-    let flags = ["--disk", &disk, "--share", &share];
-    let words = debian("256M", &[&flags[..], &["--", "sh", "-c", &line]].concat());
-    let mut command = Command::new(program());
-    command.args(words);
-    let run = finish(command, b"").expect_code(0);
-    let file = files.path("out/file");
-    run.expect_stdout(&(digest_of_file(&disk) + &digest_of_file(&file)));
-    assert_fio_wrote(&disk, 32 << 20);
-    assert_fio_wrote(&file, 4 << 20);
-}
-
-#[test]
-fn python_serves_a_file_to_the_host() {
-    let Some(_) = linux_kvm() else { return };
-    let files = Scratch::new();
-    fs::create_dir(files.path("www")).unwrap();
-    // The guest serves until it finds on the host that its file was fetched.
-    let host = format!(
-        "cd {}; tap tap0 10.0.0.1/24\n\
-         busybox httpd -f -p 10.0.0.1:80 -h www & httpd=$!\n\
-         \"$@\" & machine=$!\n\
-         until busybox wget -q -O fetched http://10.0.0.2:8000/made; do\n\
-           kill -0 $machine || break; sleep 1\n\
-         done\n\
-         touch www/fetched; status=0; wait $machine || status=$?; kill $httpd; exit $status",
-        files.path("")
-    );
-    let line = "mkdir /srv/www && cd /srv/www && head -c 2000000 /dev/urandom >made && \
-        sha256sum <made; python3 -m http.server 8000 >/root/log 2>&1 & server=$!; \
-        until curl -sf http://10.0.0.1/fetched; do kill -0 $server || exit 1; sleep 1; done; \
-        grep -c 'GET /made HTTP/1.* 200' /root/log; exit 4";
-    let card = ["--net", "tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1"];
-    let words = debian("256M", &[&card[..], &["--", "sh", "-c", line]].concat());
-    let Some(command) = in_a_network(&host, &words) else {
-        return;
-    };
-    let run = finish(command, b"").expect_code(4);
-    let fetched = digest_of_file(&files.path("fetched"));
-    run.expect_stdout(&format!("{fetched}1\n"));
-}
-
-/// A server of one connection, which sends back what comes.
-const ECHO: &str = "\
-import socket
-listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-listener.bind((socket.VMADDR_CID_ANY, 5000))
-listener.listen()
-peer, (cid, port) = listener.accept()
-count = 0
-while data := peer.recv(65536):
-    peer.sendall(data)
-    count += len(data)
-peer.close()
-print(cid, count)
-";
-
-/// What comes back through the socket device at `path` for `sent`, as soon as somebody listens.
-fn echo(path: &str, sent: Vec<u8>) -> Option<Vec<u8>> {
-    let start = Instant::now();
-    while start.elapsed() < LIMIT {
-        thread::sleep(Duration::from_millis(200));
-        let Ok(mut peer) = UnixStream::connect(path) else {
-            continue;
-        };
-        peer.set_read_timeout(Some(LIMIT)).unwrap();
-        // Refused while nobody listens.
-        let _refused = peer.write_all(b"CONNECT 5000\n");
-        let mut back = BufReader::new(peer.try_clone().unwrap());
-        let mut answer = String::new();
-        if back.read_line(&mut answer).is_err() || !answer.starts_with("OK ") {
-            continue;
+/// What everything below `root` is, but for times: names, modes, contents.
+fn everything(root: &str) -> Vec<String> {
+    let mut waiting = vec![PathBuf::from(root)];
+    let mut lines = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let about = fs::symlink_metadata(&path).unwrap();
+        if about.is_dir() {
+            waiting.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
-        let writer = thread::spawn(move || {
-            peer.write_all(&sent).unwrap();
-            peer.shutdown(Shutdown::Write).unwrap();
-        });
-        let mut bytes = Vec::new();
-        back.read_to_end(&mut bytes).unwrap();
-        writer.join().unwrap();
-        return Some(bytes);
+        let content = if about.is_file() {
+            fs::read(&path).unwrap().len()
+        } else {
+            0
+        };
+        let mode = about.permissions().mode();
+        lines.push(format!("{} {mode:o} {content}", path.display()));
     }
-    None
+    lines.sort();
+    lines
+}
+
+/// Runs the shell line `line` in the shared directory `root`, whose options are `options`.
+fn shared(root: &str, options: &str, line: &str) -> Finished {
+    guest(&format!("{root},shared{options}"), &[], line)
 }
 
 #[test]
-fn python_listens_at_a_vsock_port() {
+fn shared_directory_is_root_and_what_is_written_is_on_the_host() {
     let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
     let files = Scratch::new();
-    let sent: Vec<u8> = (0..1 << 18).flat_map(u32::to_le_bytes).collect();
-    let (path, copy) = (files.path("v"), sent.clone());
-    let host = thread::spawn(move || echo(&path, copy));
-    let flags = ["--vsock", &files.path("v"), "--", "python3", "-c", ECHO];
-    let mut command = Command::new(program());
-    command.args(debian("256M", &flags));
-    finish(command, b"")
-        .expect_code(0)
-        .expect_stdout("2 1048576\n");
-    assert!(host.join().unwrap() == Some(sent));
-}
-
-#[test]
-fn iperf3_runs_between_two_machines() {
-    let Some(_) = linux_kvm() else { return };
-    // No single quotes, for it stands between such.
-    let client = r#"until iperf3 -c 10.0.0.2 -n 4M -w 128K -J >/root/log; do sleep 1; done
-        python3 -c "import json; end = json.load(open(\"/root/log\"))[\"end\"]
-print(end[\"sum_sent\"][\"bytes\"], end[\"sum_received\"][\"bytes\"])""#;
-    // Between the two machines this one is the router.
-    let host = format!(
-        "tap tap0 10.0.0.1/24; tap tap1 10.0.1.1/24; echo 1 >/proc/sys/net/ipv4/ip_forward\n\
-         \"$@\" --net tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1 -- iperf3 -s -1 >&2 & server=$!\n\
-         \"$@\" --net tap=tap1,ip=10.0.1.2/24,gw=10.0.1.1 -- sh -c '{client}'\n\
-         wait $server"
+    let root = directory(&files, &busybox);
+    fs::write(format!("{root}/etc/a"), "host's\n").unwrap();
+    let line = "cat /etc/a; ls -1d /proc/1 /sys/block /run /dev/null; cat /proc/mounts | \
+                while read what where kind rest; do [ $where = / ] && echo $what $kind; done; \
+                echo guest >/etc/b && echo more >>/etc/a; exit 5";
+    // Linux shows the initramfs's root too, below ours.
+    shared(&root, "", line).expect_code(5).expect_stdout(
+        "host's\n/dev/null\n/proc/1\n/run\n/sys/block\nnone rootfs\n.root virtiofs\n",
     );
-    let Some(command) = in_a_network(&host, &debian("256M", &[])) else {
-        return;
-    };
-    let run = finish(command, b"").expect_code(0);
-    let text = run.text();
-    let (sent, received) = text.trim_end().split_once(' ').unwrap();
-    assert_eq!(sent, "4194304");
-    // The server looks when the client says that it is done, with some still on the way.
-    let received: u32 = received.parse().unwrap();
-    assert!((3 << 20..=4 << 20).contains(&received), "{text}");
-}
-
-fn modules_version() -> String {
-    let path = modules();
-    Path::new(&path)
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned()
-}
-
-/// As sha256sum(1) prints it.
-fn digest(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(bytes);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits}  -")
-}
-
-/// What guest-images/roots/debian.sh saw in the tree that it made the image of.
-fn perl_of_the_image() -> String {
-    let line = fs::read_to_string(image("debian-rootfs/perl.sha256")).unwrap();
-    line.trim().to_owned()
+    let on_host = |name: &str| fs::read_to_string(format!("{root}/etc/{name}")).unwrap();
+    assert_eq!(on_host("b"), "guest\n");
+    assert_eq!(on_host("a"), "host's\nmore\n");
 }
 
 #[test]
-fn kernel_with_modules_runs_our_own_initramfs_too() {
+fn shared_directory_that_is_only_read_or_overlaid_stays_as_it_is() {
     let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
     let files = Scratch::new();
-    let disk = files.file("disk", &[b'x'; 512]);
-    let kernel = image("debian-cloud/vmlinuz");
-    let modules = modules();
-    let machine = ["run", "--kernel", &kernel, "--modules", &modules];
-    let flags = ["--memory", "256M", "--disk", &disk];
-    let line = "head -c 3 /dev/vda; echo; ls /.cottage/modules";
-    cottage(&[&machine[..], &flags, &["--", "sh", "-c", line]].concat())
-        .expect_code(0)
-        .expect_stdout("xxx\n");
-}
-
-#[test]
-fn modules_of_another_kernel_are_refused() {
-    let Some(_) = linux_kvm() else { return };
-    let files = Scratch::new();
-    let list = "kernel/virtio_mmio.ko:\nkernel/virtio-rng.ko:\n";
-    files.file("modules.dep", list.as_bytes());
-    fs::create_dir(files.path("kernel")).unwrap();
-    for name in ["virtio_mmio.ko", "virtio-rng.ko"] {
-        let path = format!("kernel/{name}");
-        files.file(&path, b"\x7fELF\0vermagic=5.4.0-old SMP\0");
+    let root = directory(&files, &busybox);
+    for name in ["dev", "proc", "sys", "run", "tmp"] {
+        fs::create_dir(format!("{root}/{name}")).unwrap();
     }
-    let kernel = image("debian-cloud/vmlinuz");
-    let modules = files.path("");
-    cottage(&["run", "--kernel", &kernel, "--rng", "--modules", &modules])
-        .expect_code(110)
-        .expect_stderr("are for 5.4.0-old")
-        .expect_stderr(&format!("the kernel is {}", modules_version()));
+    fs::write(format!("{root}/etc/a"), "host's\n").unwrap();
+    let before = everything(&root);
+    let line = "echo kept >/tmp/x && cat /tmp/x; cat /etc/a; \
+                (echo new >/etc/a) 2>/dev/null || echo refused; \
+                (: >/etc/new) 2>/dev/null || echo refused";
+    shared(&root, ",ro", line)
+        .expect_code(0)
+        .expect_stdout("kept\nhost's\nrefused\nrefused\n");
+    let line = "echo kept >/tmp/x && cat /tmp/x; echo new >/etc/a; cat /etc/a; : >/etc/new; \
+                ls /etc; exit 3";
+    shared(&root, ",overlay", line)
+        .expect_code(3)
+        .expect_stdout("kept\nnew\na\nnew\n");
+    assert_eq!(everything(&root), before);
 }
