@@ -246,6 +246,11 @@ fn what_was_synced_is_there_after_the_machine_was_killed() {
     finish(command, b"").expect_code(0).expect_stdout("16\n");
 }
 
+/// Python's server, which our kernel, having no IPv6, could not start by default.
+const HTTP_SERVER: &str = "python3 -m http.server --bind 0.0.0.0";
+/// It asks for its own name, and would wait for a name server that nobody has.
+const NAME: &str = "echo 127.0.0.1 cottage >>/etc/hosts";
+
 #[test]
 fn python_serves_a_file_to_the_host() {
     let Some(_) = linux_kvm() else { return };
@@ -262,12 +267,14 @@ fn python_serves_a_file_to_the_host() {
          touch www/fetched; status=0; wait $machine || status=$?; kill $httpd; exit $status",
         files.path("")
     );
-    let line = "mkdir /srv/www && cd /srv/www && head -c 2000000 /dev/urandom >made && \
-        sha256sum <made; python3 -m http.server --bind 0.0.0.0 8000 >/root/log 2>&1 & server=$!; \
+    let line = format!(
+        "{NAME}; mkdir /srv/www && cd /srv/www && head -c 2000000 /dev/urandom >made && \
+        sha256sum <made; {HTTP_SERVER} 8000 >/root/log 2>&1 & server=$!; \
         until curl -sf http://10.0.0.1/fetched; do kill -0 $server || exit 1; sleep 1; done; \
-        grep -c 'GET /made HTTP/1.* 200' /root/log; exit 4";
+        grep -c 'GET /made HTTP/1.* 200' /root/log; exit 4"
+    );
     let card = ["--net", "tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1"];
-    let words = debian("256M", &[&card[..], &["--", "sh", "-c", line]].concat());
+    let words = debian("256M", &[&card[..], &["--", "sh", "-c", &line]].concat());
     let Some(command) = in_a_network(&host, &words) else {
         return;
     };
@@ -299,14 +306,16 @@ fn hosts_curl_reaches_a_server_in_the_guest_and_the_guests_the_host() {
          ln fetched www/fetched; status=0; wait $machine || status=$?; kill $httpd; exit $status",
         files.path("")
     );
-    let line = "curl -s http://10.0.0.254:8000/file | sha256sum; \
+    let line = format!(
+        "{NAME}; curl -s http://10.0.0.254:8000/file | sha256sum; \
         mkdir /srv/www && cd /srv/www && head -c 400000 /dev/urandom >made && sha256sum <made; \
-        python3 -m http.server --bind 0.0.0.0 80 >/root/log 2>&1 & server=$!; \
+        {HTTP_SERVER} 80 >/root/log 2>&1 & server=$!; \
         until curl -sf -o /root/fetched http://10.0.0.254:8000/fetched; do \
             kill -0 $server || exit 1; sleep 1; done; \
-        cmp /root/fetched /srv/www/made && grep -c 'GET /made HTTP/1.* 200' /root/log; exit 7";
+        cmp /root/fetched /srv/www/made && grep -c 'GET /made HTTP/1.* 200' /root/log; exit 7"
+    );
     let card = ["--net", "user,forward=tcp:8080:80"];
-    let words = debian("256M", &[&card[..], &["--", "sh", "-c", line]].concat());
+    let words = debian("256M", &[&card[..], &["--", "sh", "-c", &line]].concat());
     let mut command = passt::in_a_network(&host);
     command.args(limited()).args(words);
     command.current_dir(files.path(""));

@@ -190,31 +190,6 @@ fn set_user_id_program_is_not_opened_for_writing() {
 }
 
 #[test]
-fn set_user_id_bits_that_appear_are_taken_away_when_anybody_writes() {
-    let scratch = scratch();
-    let path = scratch.path("in/file");
-    let bits = || fs::metadata(&path).unwrap().mode() & 0o7777;
-    let set = || fs::set_permissions(&path, PermissionsExt::from_mode(0o6755)).unwrap();
-    let guest = Guest::with(device(&scratch, false, 100));
-    let mut fuse = Fuse::new(&guest);
-    let file = fuse.look_up(ROOT, "file").unwrap();
-    let open = fuse.open(file, RDWR).unwrap();
-    set();
-    let mut write = Body::default().u64s(&[open, 0]);
-    write = write.u32s(&[1, wire::WRITE_BY_ANYBODY, 0, 0, 0, 0]);
-    write.0.push(b'C');
-    assert!(fuse.ask(WRITE, file, &write.0).is_ok());
-    assert_eq!(bits(), 0o755);
-    set();
-    let valid = wire::SET_SIZE | wire::SET_BY_HANDLE | wire::SET_BY_ANYBODY;
-    let mut args = Body::default().u32s(&[valid, 0]).u64s(&[open, 3]).0;
-    args.resize(88, 0);
-    assert!(fuse.ask(SETATTR, file, &args).is_ok());
-    assert_eq!(bits(), 0o755);
-    assert_eq!(fs::read(&path).unwrap(), b"Con");
-}
-
-#[test]
 fn read_only_folder_refuses_every_change() {
     let scratch = scratch();
     let guest = Guest::with(device(&scratch, true, 100));
