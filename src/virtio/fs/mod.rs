@@ -4,7 +4,8 @@
 //! - [`folder`] for the host's folder and the only ways into it;
 //! - [`table`] for what the guest holds, with a limit;
 //! - [`session`] for names;
-//! - [`contents`] for what is in files and directories.
+//! - [`contents`] for what is in files and directories;
+//! - [`xattr`] for attributes that files have by name.
 //!
 //! ```text
 //!  guest:  open("/mnt/TAG/a/b") ─▶ VFS ─▶ FUSE ─▶ LOOKUP a, LOOKUP b, OPEN, READ ... ─▶ queue 1
@@ -28,6 +29,7 @@ pub mod folder;
 pub mod table;
 pub mod session;
 pub mod contents;
+pub mod xattr;
 
 #[cfg(test)]
 mod testing;
@@ -55,8 +57,9 @@ use wire::{Args, Body, Header, IN_HEADER, OUT_HEADER, WRITE_IN, opcode};
 const QUEUES: [u16; 2] = [16, 512];
 /// Bytes of the configuration space: the tag and the number of request queues. `[virtio]` 5.11.4
 const CONFIG: usize = MAX_TAG + 4;
-/// Most bytes of arguments, data to write apart: names, and what is forgotten at once.
-const MAX_ARGS: u64 = 64 << 10; // 64 KiB
+/// Most bytes of arguments, data to write apart: an attribute's value with its name, or what is
+/// forgotten at once.
+const MAX_ARGS: u64 = xattr::MAX_VALUE as u64 + 512;
 /// Most files that one folder's guest can know or have open, if the host lets us have as many.
 const MAX_FILES: u64 = 256 << 10;
 /// Descriptors kept for everything else in the process.
