@@ -86,8 +86,12 @@ impl Guest {
 
     /// With a device that the test keeps a hand on.
     pub(in crate::virtio) fn with_shared(device: Arc<dyn Device>) -> Self {
+        Self::over(Arc::new(GuestMemory::new(2 << 20).unwrap()), device)
+    }
+
+    /// With memory that another machine had.
+    pub(in crate::virtio) fn over(memory: Arc<GuestMemory>, device: Arc<dyn Device>) -> Self {
         let (ioapic, sent) = pin(VIRTIO_GSI);
-        let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
         let control = Arc::new(Control::new().unwrap());
         let mut bus = MmioBus::new();
         let mut sockets = Sockets {
@@ -115,6 +119,31 @@ impl Guest {
     /// A driver that found it on the command line.
     pub(in crate::virtio) fn cmdline_driver(&self) -> Driver<'_> {
         Driver::at(self, VIRTIO_CMDLINE.0)
+    }
+
+    /// Another machine over the same memory, in which `device` goes on where this one's stopped.
+    /// The state goes there as text.
+    pub(in crate::virtio) fn moved(self, device: impl FnOnce() -> Arc<dyn Device>) -> Self {
+        let text = serde_json::to_string(&self.transport.suspend()).unwrap();
+        let memory = self.memory.clone();
+        // First, as a disk can be written by one at a time.
+        drop(self);
+        let other = Self::over(memory, device());
+        let state = serde_json::from_str(&text).unwrap();
+        other.transport.resume(state).unwrap();
+        other
+    }
+
+    /// A driver that does not know that it is in another machine.
+    pub(in crate::virtio) fn driver_again(&self, place: Place) -> Driver<'_> {
+        let Place(window, queue, next, seen) = place;
+        Driver {
+            guest: self,
+            window,
+            queue,
+            next,
+            seen,
+        }
     }
 
     pub(in crate::virtio) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
@@ -150,7 +179,15 @@ pub(in crate::virtio) struct Driver<'a> {
     seen: u16,
 }
 
+/// What a driver knows of its device: what it would have in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::virtio) struct Place(u64, u32, u16, u16);
+
 impl<'a> Driver<'a> {
+    pub(in crate::virtio) fn place(&self) -> Place {
+        Place(self.window, self.queue, self.next, self.seen)
+    }
+
     fn at(guest: &'a Guest, window: u64) -> Self {
         let (next, seen) = (0, 0);
         let queue = 0;

@@ -4,7 +4,8 @@
 //! - [`folder`] for the host's folder and the only ways into it;
 //! - [`table`] for what the guest holds, with a limit;
 //! - [`session`] for names;
-//! - [`contents`] for what is in files and directories.
+//! - [`contents`] for what is in files and directories;
+//! - [`state`] for what the guest holds, as a value.
 //!
 //! ```text
 //!  guest:  open("/mnt/TAG/a/b") ─▶ VFS ─▶ FUSE ─▶ LOOKUP a, LOOKUP b, OPEN, READ ... ─▶ queue 1
@@ -28,6 +29,7 @@ pub mod folder;
 pub mod table;
 pub mod session;
 pub mod contents;
+pub mod state;
 
 #[cfg(test)]
 mod testing;
@@ -41,6 +43,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
 use super::blk::request::{copy, cut, len};
+use super::state::{DeviceState, Unfit};
 use super::{Broken, Device, Request};
 use crate::config::share::{MAX_TAG, Share};
 use crate::memory::GuestMemory;
@@ -194,6 +197,17 @@ impl Device for SharedFolder {
         let head = wire::out_header(written, errno, header.unique);
         spread(memory, &place, &head).ok_or_else(|| wrong("it left RAM"))?;
         Ok(u32::try_from(OUT_HEADER + written).unwrap_or(u32::MAX))
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Fs(self.session().save())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Fs(state) = state else {
+            return Err(Unfit::Device("it was no folder"));
+        };
+        self.session().take_over(state)
     }
 
     fn stopped(&self) {

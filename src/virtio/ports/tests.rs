@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use vm_memory::GuestAddress;
 
 use super::*;
