@@ -278,10 +278,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
+    use std::sync::Arc;
+
+    use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS};
 
     use super::*;
-    use crate::virtio::testing::{Guest, Part, read, write};
+    use crate::virtio::interrupt::CONFIG;
+    use crate::virtio::testing::{Driver, Guest, Part, read, wait, write};
 
     const PAGE: u64 = 1 << PAGE_SHIFT;
     /// The same, as a length.
@@ -326,6 +329,7 @@ mod tests {
         driver.set(VIRTIO_MMIO_CONFIG, 99);
         let words = [0, 4, 8].map(|at| driver.get(VIRTIO_MMIO_CONFIG + at));
         assert_eq!(words, [3, 2, 0]);
+        assert_eq!(driver.offered() & 0xff, 0b10_0110);
     }
 
     #[test]
@@ -351,6 +355,124 @@ mod tests {
             put(&guest, queue, &parts);
             assert_eq!(given(&guest), [0x12, 0x13, 0x16], "queue {queue}");
         }
+    }
+
+    /// Statistics of these tags and values, as they travel.
+    fn stats(stats: &[(u16, u64)]) -> Vec<u8> {
+        let stat =
+            |(tag, value): &(u16, u64)| [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat();
+        stats.iter().flat_map(stat).collect()
+    }
+
+    /// A balloon whose guest has just told `figures`, in descriptor 0.
+    fn told<'a>(guest: &'a Guest, figures: &[(u16, u64)]) -> Driver<'a> {
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        let bytes = stats(figures);
+        guest.store(0x8000, &bytes);
+        driver.put(&[read(0x8000, u32::try_from(bytes.len()).unwrap())]);
+        driver
+    }
+
+    fn figures(guest: &Guest) -> Vec<Figure> {
+        guest.transport.server().device().figures()
+    }
+
+    #[test]
+    fn virtio_5_5_6_3_figures_are_read_at_once_and_the_guest_is_asked_for_more_later() {
+        let guest = guest();
+        let start = Instant::now();
+        let mut driver = told(&guest, &[(5, 2 << 20), (4, 1 << 20), (99, 7), (3, 12)]);
+        wait(|| !figures(&guest).is_empty());
+        let wanted = [("minor_faults", 12), ("free", 1 << 20), ("total", 2 << 20)];
+        assert_eq!(figures(&guest), wanted, "and what tag 99 is nobody knows");
+        // It comes back empty: that is the request.
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert!(start.elapsed() >= INTERVAL);
+        guest.store(0x8000, &stats(&[(4, 3), (4, 4)]));
+        driver.put(&[read(0x8000, 20)]);
+        wait(|| figures(&guest).contains(&("free", 4)));
+        assert_eq!(figures(&guest).len(), 3, "what is not told again stays");
+    }
+
+    #[test]
+    fn virtio_5_5_6_3_first_buffer_may_be_empty_and_one_may_end_in_the_middle() {
+        let guest = guest();
+        let mut driver = told(&guest, &[]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        guest.store(0x8000, &stats(&[(6, u64::MAX), (0, 1)]));
+        driver.put(&[read(0x8000, 19)]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(figures(&guest), [("available", u64::MAX)]);
+    }
+
+    #[test]
+    fn guest_that_tells_without_end_is_read_once_an_interval() {
+        let guest = guest();
+        let mut driver = told(&guest, &[(4, 1)]);
+        let start = Instant::now();
+        (0..7).for_each(|_| driver.offer(0));
+        wait(|| driver.used() == 3);
+        assert!(start.elapsed() >= 2 * INTERVAL);
+    }
+
+    #[test]
+    fn more_figures_than_any_driver_tells_need_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.put(&[read(0x8000, 641)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn figures_with_a_part_to_write_need_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.put(&[read(0x8000, 10), write(0x9000, 4)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn with_statistics_the_next_queue_is_that_of_reports() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(3, F_STATS_VQ | F_PAGE_REPORTING);
+        driver.put(&[write(0x16 * PAGE, 4096)]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(given(&guest), [0x16]);
+    }
+
+    #[test]
+    fn balloon_elsewhere_has_its_size_and_figures_and_asks_on() {
+        let guest = guest();
+        let mut driver = told(&guest, &[(4, 5)]);
+        driver.set(VIRTIO_MMIO_CONFIG + 4, 2);
+        wait(|| !figures(&guest).is_empty());
+        assert_eq!(driver.done(), [(0, 0)]);
+        // Put into the queue, and read or not.
+        guest.store(0x8000, &stats(&[(5, 6)]));
+        driver.put(&[read(0x8000, 10)]);
+        let place = driver.place();
+        let guest = guest.moved(|| Arc::new(Balloon::new(3 * PAGE)));
+        let mut driver = guest.driver_again(place);
+        assert_eq!(driver.get(VIRTIO_MMIO_CONFIG + 4), 2);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS) & CONFIG, 0);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(figures(&guest), [("free", 5), ("total", 6)]);
+    }
+
+    #[test]
+    fn balloon_of_another_size_elsewhere_is_a_configuration_change() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start(0);
+        let place = driver.place();
+        let guest = guest.moved(|| Arc::new(Balloon::new(5 * PAGE)));
+        let driver = guest.driver_again(place);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), CONFIG);
+        assert_eq!(driver.get(VIRTIO_MMIO_CONFIG), 5);
     }
 
     #[test]

@@ -443,6 +443,64 @@ mod tests {
         assert_eq!(guest.driver().offered() & 0xff, 0);
     }
 
+    /// The set with a machine and a terminal elsewhere.
+    fn moved(set: Set, room: usize, size: Option<(u16, u16)>) -> Set {
+        let control = Arc::new(Control::new().unwrap());
+        let output = Arc::new(Output::memory(room));
+        let console = Arc::new(Console::new(output.clone(), control.clone(), size));
+        let Set { guest, port, .. } = set;
+        drop(port);
+        let guest = guest.moved(|| console.clone());
+        let port = Port::new(console, guest.transport.clone());
+        Set {
+            guest,
+            port,
+            output,
+            control,
+        }
+    }
+
+    #[test]
+    fn typed_bytes_and_text_that_wait_go_on_elsewhere() {
+        let set = set(0);
+        let mut driver = set.guest.driver();
+        driver.start_queue(TRANSMIT, 0);
+        // The first fills the output, the second stays in the queue.
+        driver.put(&[read(0x2_0000, 0x1_0000)]);
+        set.guest.store(0x1_0000, b"second");
+        driver.describe(0, read(0x1_0000, 6), 0);
+        driver.offer(0);
+        assert_eq!((driver.used(), set.port.receive(b"typed")), (1, 5));
+        let place = driver.place();
+        let set = moved(set, 100, Some((24, 80)));
+        assert_eq!(set.output.taken(), b"second");
+        assert_eq!(set.guest.driver_again(place).used(), 2);
+        // A driver that starts anew finds what was typed.
+        let mut driver = set.guest.driver();
+        driver.start(0);
+        driver.put(&[write(0x3_0000, 16)]);
+        assert_eq!(driver.done(), [(0, 5)]);
+        assert_eq!(set.guest.bytes(0x3_0000, 5), b"typed");
+    }
+
+    #[test]
+    fn terminal_of_another_size_is_a_configuration_change() {
+        for (size, seen, told) in [
+            (Some((24, 80)), 24 << 16 | 80, 0),
+            (Some((50, 132)), 50 << 16 | 132, CONFIG),
+            (None, 24 << 16 | 80, 0),
+        ] {
+            let set = set(0);
+            let mut driver = set.guest.driver();
+            driver.start(F_SIZE);
+            let place = driver.place();
+            let set = moved(set, 0, size);
+            let driver = set.guest.driver_again(place);
+            assert_eq!(driver.get(VIRTIO_MMIO_CONFIG), seen, "{size:?}");
+            assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), told, "{size:?}");
+        }
+    }
+
     #[test]
     fn notifications_of_queues_that_do_not_exist_do_nothing() {
         let set = set(0);

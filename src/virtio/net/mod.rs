@@ -310,8 +310,10 @@ impl Device for Card {
         } = *lock(&self.incoming);
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
-        let Outgoing { buffer, sent } = &*lock(&self.outgoing);
-        wanted.set(PollFlags::OUT, *sent < buffer.len() && !gone);
+        // Not locked while asleep: who stops the card looks at both.
+        let way = lock(&self.outgoing);
+        wanted.set(PollFlags::OUT, way.sent < way.buffer.len() && !gone);
+        drop(way);
         let mut fds = [
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.link.as_fd(), wanted),

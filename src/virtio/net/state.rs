@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Card, HEADER, Incoming, MAX_FRAME, Outgoing, lock};
+use super::{Card, HEADER, Incoming, MAX_FRAME, lock};
 use crate::virtio::state::{DeviceState, Unfit};
 
 /// Frames with their headers, or nothing.
@@ -24,9 +24,10 @@ impl Card {
             buffer, waiting, ..
         } = &*lock(&self.incoming);
         let incoming = buffer.get(..*waiting).unwrap_or(&[]).to_vec();
-        let Outgoing { buffer, sent } = &*lock(&self.outgoing);
-        let outgoing = match *sent < buffer.len() {
-            true => buffer.clone(),
+        let way = lock(&self.outgoing);
+        let unsent = way.sent < way.buffer.len();
+        let outgoing = match unsent {
+            true => way.buffer.clone(),
             false => Vec::new(),
         };
         State { incoming, outgoing }
@@ -54,5 +55,108 @@ impl Card {
         };
         way.buffer = outgoing;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::virtio::Device;
+    use crate::virtio::net::{RECEIVE, TRANSMIT};
+    use crate::virtio::testing::{Guest, SIZE, read, wait, write};
+
+    const MERGE: u64 = 1 << 15;
+    const FRAME: u64 = 0x5_0000;
+
+    /// A card, and the other end of its cable.
+    fn card() -> (Arc<dyn Device>, UnixStream) {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        let patience = Some(Duration::from_secs(10));
+        theirs.set_read_timeout(patience).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (Arc::new(Card::played(socket).unwrap()), theirs)
+    }
+
+    fn wrapped(frame: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(frame.len()).unwrap();
+        [&len.to_be_bytes()[..], frame].concat()
+    }
+
+    #[test]
+    fn frame_that_waits_for_buffers_comes_elsewhere() {
+        let (first, mut cable) = card();
+        let guest = Guest::with_shared(first.clone());
+        let mut driver = guest.driver();
+        driver.start_queue(RECEIVE, MERGE);
+        // Room for a part of it.
+        driver.describe(0, write(0x1_0000, 100), 0);
+        driver.offer(0);
+        cable.write_all(&wrapped(&[7; 120])).unwrap();
+        let waits = |saved| matches!(saved, DeviceState::Net(net) if net.incoming.len() == 132);
+        wait(|| waits(first.save()));
+        let place = driver.place();
+        let (second, _cable) = card();
+        let guest = guest.moved(|| second);
+        let mut driver = guest.driver_again(place);
+        driver.describe(1, write(0x2_0000, 100), 0);
+        driver.offer(1);
+        assert_eq!(driver.done(), [(0, 100), (1, 32)]);
+        assert_eq!(guest.bytes(0x1_0000 + 12, 88), [7; 88]);
+        assert_eq!(guest.bytes(0x2_0000, 33), [&[7; 32][..], &[0]].concat());
+    }
+
+    #[test]
+    fn frame_that_was_not_sent_to_its_end_is_sent_whole_elsewhere_and_then_the_next() {
+        let (first, mut old_cable) = card();
+        let guest = Guest::with_shared(first.clone());
+        let mut driver = guest.driver();
+        driver.start_queue(TRANSMIT, 0);
+        // As a rule its first part is what fills the socket.
+        let frame = [7; 0xfff0];
+        guest.store(FRAME + HEADER as u64, &frame);
+        driver.describe(0, read(FRAME, 0xfff0 + 12), 0);
+        // More than a socket holds.
+        (0..SIZE).for_each(|_| driver.offer(0));
+        wait(|| matches!(first.save(), DeviceState::Net(net) if !net.outgoing.is_empty()));
+        let place = driver.place();
+        let (second, mut cable) = card();
+        let guest = guest.moved(|| second);
+        let mut before = Vec::new();
+        drop(first);
+        old_cable.read_to_end(&mut before).unwrap();
+        let whole = before.len() / (4 + frame.len());
+        assert!(
+            before.len() > whole * (4 + frame.len()),
+            "cut in the middle"
+        );
+        // Those not sent whole come again, each once.
+        let mut bytes = vec![0; (usize::from(SIZE) - whole) * (4 + frame.len())];
+        cable.read_exact(&mut bytes).unwrap();
+        let mut frames = bytes.chunks(4 + frame.len());
+        assert!(frames.all(|got| got == wrapped(&frame)));
+        wait(|| guest.driver_again(place).used() == SIZE);
+        cable.set_nonblocking(true).unwrap();
+        assert!(cable.read(&mut [0]).is_err(), "nothing more");
+    }
+
+    #[test]
+    fn frames_that_cannot_be_are_refused() {
+        for len in [1, HEADER, HEADER + MAX_FRAME + 1] {
+            for incoming in [true, false] {
+                let (frame, none) = (vec![0; len], Vec::new());
+                let (incoming, outgoing) = if incoming {
+                    (frame, none)
+                } else {
+                    (none, frame)
+                };
+                let state = DeviceState::Net(State { incoming, outgoing });
+                assert!(card().0.restore(state).is_err(), "{len}");
+            }
+        }
     }
 }

@@ -69,3 +69,57 @@ impl Inbox for Events {
         self.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::virtio::testing::wait;
+    use crate::virtio::vsock::EVENT;
+    use crate::virtio::vsock::packet::Op;
+    use crate::virtio::vsock::testing::{EVENT_BUFFER, Machine, SIZE, rest, take};
+
+    #[test]
+    fn virtio_5_10_6_7_guest_elsewhere_is_told_that_its_connections_are_gone() {
+        let first = Machine::new();
+        let listener = first.listener(80);
+        let mut driver = first.driver();
+        driver.give(SIZE, 0x1000);
+        driver.give_event_buffer();
+        first.guest.store(EVENT_BUFFER, &[0xee; 8]);
+        let mut program = driver.connect(&listener, 7);
+        // In the middle of a stream, which the program has read a part of.
+        driver.say_bytes(7, 80, b"half of a");
+        assert_eq!(take(&mut program, 4), b"half");
+        assert_eq!(driver.used(EVENT), 0);
+        let (next, seen) = (driver.next, driver.seen);
+        let second = first.moved();
+        assert_eq!(rest(&mut program), b" of a", "what was sent, and the end");
+        let mut driver = second.driver_again(next, seen);
+        wait(|| driver.used(EVENT) == 1);
+        let event = second.guest.bytes(EVENT_BUFFER, 8);
+        assert_eq!(event, [0, 0, 0, 0, 0xee, 0xee, 0xee, 0xee]);
+        // What is still sent there is for nobody; what begins anew is for who listens here.
+        driver.say_bytes(7, 80, b" word");
+        driver.expect(Op::Reset, 7, 80);
+        let listener = second.listener(80);
+        let mut program = driver.connect(&listener, 8);
+        driver.say_bytes(8, 80, b"again");
+        assert_eq!(take(&mut program, 5), b"again");
+        driver.give_event_buffer();
+        assert_eq!(driver.used(EVENT), 1, "told once");
+    }
+
+    #[test]
+    fn ports_given_out_before_are_not_given_out_elsewhere() {
+        let first = Machine::new();
+        let mut driver = first.driver();
+        driver.give(SIZE, 0x1000);
+        let _program = first.program("CONNECT 52\n");
+        driver.expect(Op::Request, 52, 1 << 30);
+        driver.say(Op::Response, 52, 1 << 30);
+        let (next, seen) = (driver.next, driver.seen);
+        let second = first.moved();
+        let mut driver = second.driver_again(next, seen);
+        let _program = second.program("CONNECT 52\n");
+        driver.expect(Op::Request, 52, (1 << 30) + 1);
+    }
+}
