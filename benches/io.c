@@ -6,10 +6,13 @@
  *
  * FILE is read first, so that the host's page cache answers: what is measured is the way there and
  * back. One thread asks and waits for the answer, as a guest does; it has up to DEPTH reads in
- * flight, and asks again for each that came back. Who reads is
+ * flight (but `here` one), and asks again for each that came back. Who reads is
  *
  * - thread: another thread, woken by an eventfd if it sleeps, that calls pread(2) for one request
  *   after the other and tells of each by a second eventfd;
+ * - here: the asking thread, by preadv2(2) with RWF_NOWAIT, which fails where the page cache does not
+ *   answer: no waking, and no ring either (without the flag where FILE's file system has none of it,
+ *   as tmpfs has not);
  * - uring: io_uring, where the asking thread calls io_uring_enter(2) to submit and to wait. An
  *   answer that the page cache has is there when that returns: no thread, no waking;
  * - uring thread: another thread, woken by an eventfd, with a ring: what a VMM would do whose vCPU
@@ -20,7 +23,7 @@
  *
  * Build: cc -O2 -static -pthread -Wall -Wextra -o build/io benches/io.c
  *
- * Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2), eventfd(2).
+ * Sources: io_uring(7), io_uring_setup(2), io_uring_enter(2), preadv2(2), eventfd(2).
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -36,13 +39,14 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
 	RING = 64,             /* more than are ever in flight */
 	MOST_ROUNDS = 64,
-	WAYS = 3,
+	WAYS = 4,
 	SMALL = 4 << 10,       /* 4 KiB */
 	LARGE = 1 << 20,       /* 1 MiB */
 };
@@ -284,6 +288,23 @@ static double by_ring_thread(unsigned reads, unsigned depth)
 	return ask_a_thread(by_ring, reads, depth);
 }
 
+/* RWF_NOWAIT, where FILE knows it. */
+static int no_wait;
+
+static double by_nobody_else(unsigned reads, unsigned depth)
+{
+	uint64_t start = now();
+
+	(void)depth;
+	for (unsigned done = 0; done < reads; done++) {
+		struct iovec place = { buffers + (done % RING) * size, size };
+
+		if (preadv2(file, &place, 1, (off_t)next_place(), no_wait) != (ssize_t)size)
+			err(1, "preadv2");
+	}
+	return (double)(now() - start) / reads;
+}
+
 static double by_own_ring(unsigned reads, unsigned depth)
 {
 	uint64_t start = now(), at;
@@ -327,6 +348,7 @@ int main(int argc, char **argv)
 		int needs_ring;
 	} ways[WAYS] = {
 		{ "thread", by_thread, 0 },
+		{ "here", by_nobody_else, 0 },
 		{ "uring", by_own_ring, 1 },
 		{ "uring thread", by_ring_thread, 1 },
 	};
@@ -351,11 +373,14 @@ int main(int argc, char **argv)
 	for (uint64_t at = 0; at + LARGE <= file_size; at += LARGE)
 		if (pread(file, buffers, LARGE, (off_t)at) != LARGE)
 			err(1, "pread");
+	no_wait = preadv2(file, &(struct iovec){ buffers, 1 }, 1, 0, RWF_NOWAIT) == 1 ? RWF_NOWAIT : 0;
 	requests.bell = ok(eventfd(0, EFD_CLOEXEC), "eventfd");
 	answers.bell = ok(eventfd(0, EFD_CLOEXEC), "eventfd");
 	has_ring = open_ring();
 	if (!has_ring)
 		warn("no io_uring here");
+	if (!no_wait)
+		warnx("%s has no RWF_NOWAIT", argv[1]);
 	for (unsigned s = 0; s < 2; s++)
 		for (unsigned d = 0; d < 2; d++) {
 			/* A MiB takes as long as many small reads. */

@@ -42,7 +42,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::blk::request::{copy, cut, len};
+use super::blk::request::{copy, cut, len, spread};
 use super::state::{DeviceState, Unfit};
 use super::{Broken, Device, Request};
 use crate::config::share::{MAX_TAG, Share};
@@ -189,13 +189,13 @@ impl Device for SharedFolder {
         let (written, errno) = match answer {
             Ok(Answer::Written(written)) => (written, 0),
             Ok(Answer::Body(Body(bytes))) => {
-                spread(memory, &input, &bytes).ok_or_else(|| wrong("it left RAM"))?;
+                spread(&bytes, &input, memory).ok_or_else(|| wrong("it left RAM"))?;
                 (bytes.len(), 0)
             }
             Err(errno) => (0, errno.raw_os_error()),
         };
         let head = wire::out_header(written, errno, header.unique);
-        spread(memory, &place, &head).ok_or_else(|| wrong("it left RAM"))?;
+        spread(&head, &place, memory).ok_or_else(|| wrong("it left RAM"))?;
         Ok(u32::try_from(OUT_HEADER + written).unwrap_or(u32::MAX))
     }
 
@@ -213,16 +213,6 @@ impl Device for SharedFolder {
     fn stopped(&self) {
         self.session().end();
     }
-}
-
-/// Writes `bytes` to `segments`, which have room for them.
-fn spread(memory: &GuestMemory, segments: &[Segment], mut bytes: &[u8]) -> Option<()> {
-    for segment in segments {
-        let (now, later) = bytes.split_at(bytes.len().min(segment.len as usize));
-        memory.write(segment.gpa, now).ok()?;
-        bytes = later;
-    }
-    bytes.is_empty().then_some(())
 }
 
 /// How many files and open files each of `count` folders can have. The process may have more than

@@ -311,9 +311,7 @@ impl Device for Card {
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
         // Not locked while asleep: who stops the card looks at both.
-        let way = lock(&self.outgoing);
-        wanted.set(PollFlags::OUT, way.sent < way.buffer.len() && !gone);
-        drop(way);
+        wanted.set(PollFlags::OUT, lock(&self.outgoing).is_behind() && !gone);
         let mut fds = [
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.link.as_fd(), wanted),

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Card, HEADER, Incoming, MAX_FRAME, lock};
+use super::{Card, HEADER, Incoming, MAX_FRAME, Outgoing, lock};
 use crate::virtio::state::{DeviceState, Unfit};
 
 /// Frames with their headers, or nothing.
@@ -18,6 +18,13 @@ pub struct State {
     pub outgoing: Vec<u8>,
 }
 
+impl Outgoing {
+    /// Whether the link has not taken all of the frame.
+    pub(super) fn is_behind(&self) -> bool {
+        self.sent < self.buffer.len()
+    }
+}
+
 impl Card {
     pub(super) fn state(&self) -> State {
         let Incoming {
@@ -25,8 +32,7 @@ impl Card {
         } = &*lock(&self.incoming);
         let incoming = buffer.get(..*waiting).unwrap_or(&[]).to_vec();
         let way = lock(&self.outgoing);
-        let unsent = way.sent < way.buffer.len();
-        let outgoing = match unsent {
+        let outgoing = match way.is_behind() {
             true => way.buffer.clone(),
             false => Vec::new(),
         };

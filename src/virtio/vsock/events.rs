@@ -9,11 +9,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::memory::GuestMemory;
+use crate::virtio::blk::request::spread;
 use crate::virtio::queue::Chain;
 use crate::virtio::{Broken, Inbox, Message};
 
 /// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, as struct virtio_vsock_event: its only field, an id.
-const TRANSPORT_RESET: [u8; 4] = 0_u32.to_le_bytes();
+const TRANSPORT_RESET: [u8; EVENT_LEN as usize] = 0_u32.to_le_bytes();
+/// Its length.
+const EVENT_LEN: u32 = 4;
 
 /// The event, if it is to be told.
 #[derive(Debug, Default)]
@@ -48,17 +51,12 @@ impl Inbox for Events {
         used: &mut Vec<(u16, u32)>,
     ) -> Result<(), Broken> {
         for chain in chains {
-            let mut rest = &TRANSPORT_RESET[..];
-            for part in &chain.writable {
-                let (now, later) = rest.split_at(rest.len().min(part.len as usize));
-                let written = memory.write(part.gpa, now);
-                written.map_err(|_numbers| Broken::Chain {
-                    head: chain.head,
-                    reason: "it left RAM",
-                })?;
-                rest = later;
-            }
-            used.push((chain.head, TRANSPORT_RESET.len() as u32));
+            let written = spread(&TRANSPORT_RESET, &chain.writable, memory);
+            written.ok_or(Broken::Chain {
+                head: chain.head,
+                reason: "it left RAM",
+            })?;
+            used.push((chain.head, EVENT_LEN));
         }
         self.clear();
         Ok(())
