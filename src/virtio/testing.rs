@@ -1,8 +1,10 @@
 //! What the tests of this chapter share: a driver that can also break the rules.
 
+mod echo;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_mmio::*;
@@ -17,6 +19,7 @@ use crate::control::Control;
 use crate::devices::ioapic::{IoApic, MsiSink};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI};
+pub(in crate::virtio) use echo::Echo;
 
 /// Counts interrupts.
 #[derive(Debug, Default)]
@@ -369,47 +372,5 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _nothing_left = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A device that remembers what it was asked: it writes one byte of 7 to each request.
-#[derive(Debug, Default)]
-pub(in crate::virtio) struct Echo {
-    pub(in crate::virtio) threaded: bool,
-    pub(in crate::virtio) seen: Arc<Mutex<Vec<super::queue::Chain>>>,
-}
-
-impl Device for Echo {
-    fn name(&self) -> &'static str {
-        "echo"
-    }
-
-    fn id(&self) -> u32 {
-        42
-    }
-
-    fn features(&self) -> u64 {
-        1 << 5 | 1 << 40
-    }
-
-    fn queues(&self) -> &'static [u16] {
-        &[64, 8]
-    }
-
-    fn config(&self) -> &[u8] {
-        b"abcdef"
-    }
-
-    fn may_wait(&self) -> bool {
-        self.threaded
-    }
-
-    fn serve(&self, request: &super::Request<'_>) -> Result<u32, super::Broken> {
-        self.seen.lock().unwrap().push(request.chain.clone());
-        let Some(segment) = request.chain.writable.first() else {
-            return Ok(0);
-        };
-        request.memory.write(segment.gpa, &[7]).unwrap();
-        Ok(1)
     }
 }

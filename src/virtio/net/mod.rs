@@ -310,8 +310,7 @@ impl Device for Card {
         } = *lock(&self.incoming);
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
-        // Not locked while asleep: who stops the card looks at both.
-        wanted.set(PollFlags::OUT, lock(&self.outgoing).is_behind() && !gone);
+        wanted.set(PollFlags::OUT, lock(&self.outgoing).is_behind() && !gone); // not locked asleep
         let mut fds = [
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.link.as_fd(), wanted),
