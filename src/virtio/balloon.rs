@@ -280,11 +280,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::Arc;
 
-    use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS};
+    use virtio_bindings::virtio_mmio::{
+        VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+    };
 
     use super::*;
     use crate::virtio::interrupt::CONFIG;
-    use crate::virtio::testing::{Driver, Guest, Part, read, wait, write};
+    use crate::virtio::testing::{
+        AVAILABLE, DESCRIPTORS, Driver, Guest, Part, SIZE, USED, read, wait, write,
+    };
 
     const PAGE: u64 = 1 << PAGE_SHIFT;
     /// The same, as a length.
@@ -393,6 +397,21 @@ mod tests {
         driver.put(&[read(0x8000, 20)]);
         wait(|| figures(&guest).contains(&("free", 4)));
         assert_eq!(figures(&guest).len(), 3, "what is not told again stays");
+    }
+
+    #[test]
+    fn figures_that_linux_puts_in_before_it_is_ready_are_read() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.negotiate(F_STATS_VQ);
+        guest.store(DESCRIPTORS, &[0; 0x3000]);
+        driver.set_queue(SIZE.into(), [DESCRIPTORS, AVAILABLE, USED]);
+        guest.store(0x8000, &stats(&[(4, 1)]));
+        driver = guest.driver_again(driver.place().rewound());
+        driver.put(&[read(0x8000, 10)]);
+        driver.set(VIRTIO_MMIO_STATUS, 0xf);
+        wait(|| figures(&guest) == [("free", 1)]);
     }
 
     #[test]

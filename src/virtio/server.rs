@@ -134,10 +134,9 @@ impl Server {
             *thread = Some(started.map_err(Broken::NoThread)?);
         }
         drop(thread);
-        // Buffers may have been there before DRIVER_OK, when notifications were not heard.
-        (0..self.device.queues().len())
-            .filter(|index| self.device.inbox(*index).is_some())
-            .for_each(|index| self.notify(index));
+        // Buffers may have been there before, when notifications were not heard, as Linux puts the
+        // balloon's statistics in before DRIVER_OK; or they were another server's.
+        (0..self.device.queues().len()).for_each(|index| self.notify(index));
         Ok(())
     }
 
@@ -185,18 +184,6 @@ impl Server {
         drop(active);
         self.resetting.store(false, Ordering::Release);
         seen
-    }
-
-    /// Goes on serving where another server stopped, for a device that has been told what that
-    /// one's remembered.
-    ///
-    /// # Errors
-    /// [`Broken::NoThread`].
-    pub fn resume(self: &Arc<Self>, active: Active) -> Result<(), Broken> {
-        self.start(active)?;
-        // The driver has notified the other one.
-        (0..self.device.queues().len()).for_each(|index| self.notify(index));
-        Ok(())
     }
 
     /// Gives up on a driver that broke a rule, until it resets the device.

@@ -186,6 +186,13 @@ pub(in crate::virtio) struct Driver<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::virtio) struct Place(u64, u32, u16, u16);
 
+impl Place {
+    /// With new rings.
+    pub(in crate::virtio) fn rewound(self) -> Self {
+        Self(self.0, self.1, 0, 0)
+    }
+}
+
 impl<'a> Driver<'a> {
     pub(in crate::virtio) fn place(&self) -> Place {
         Place(self.window, self.queue, self.next, self.seen)

@@ -181,7 +181,7 @@ impl Transport {
         *registers = state.registers;
         server.line().restore(state.line);
         if let Some(active) = active {
-            server.resume(active)?;
+            server.start(active)?;
             if changed {
                 server.config_changed();
             }
