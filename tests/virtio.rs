@@ -407,7 +407,8 @@ fn guest_tells_how_its_memory_is_used_up_to_its_end() {
         let difference = figure(name).abs_diff(meminfo(&text, line));
         assert!(difference < 16 << 20, "{name}: {}\n{text}", figure(name));
     }
-    assert!(figure("minor_faults") > 0 && figure("caches") > 100 << 20);
+    // Faults are not among them: this kernel does not count them (CONFIG_VM_EVENT_COUNTERS).
+    assert!(figure("caches") > 100 << 20);
 }
 
 #[test]
