@@ -16,6 +16,7 @@
 
 use std::sync::atomic::Ordering;
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::GuestAddress;
 
@@ -24,7 +25,7 @@ use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
 /// Where a driver put a queue; as the transport's registers have it, not yet checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSetup {
     /// Number of entries; a power of two.
     pub size: u32,
@@ -36,6 +37,15 @@ pub struct QueueSetup {
     pub available: u64,
     /// Guest-physical address of the used ring, the "device area".
     pub used: u64,
+}
+
+/// Where the device stands in the rings, between two requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Requests taken so far, modulo 2^16 as both counts.
+    pub next_avail: u16,
+    /// Requests handed back so far.
+    pub next_used: u16,
 }
 
 /// A request as the driver handed it over.
@@ -69,8 +79,8 @@ pub struct RequestQueue {
 }
 
 impl RequestQueue {
-    /// Takes over the queue that `setup` describes, if it obeys the rules for one of at most
-    /// `max_size` entries.
+    /// Takes over the queue that `setup` describes, from `position` on, if it obeys the rules for
+    /// one of at most `max_size` entries.
     ///
     /// # Errors
     /// [`Broken::Queue`].
@@ -78,6 +88,7 @@ impl RequestQueue {
         setup: &QueueSetup,
         max_size: u16,
         event_index: bool,
+        position: Position,
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let wrong = |reason: String| Broken::Queue {
@@ -88,13 +99,16 @@ impl RequestQueue {
         // [virtio] 2.7: a power of two, and each part on its boundary.
         let queue = Queue::try_from(QueueState {
             max_size,
+            // Positions cannot be wrong by themselves: a driver's index that does not fit to them
+            // is found when a request is taken.
+            next_avail: position.next_avail,
+            next_used: position.next_used,
             event_idx_enabled: event_index,
             size,
             ready: true,
             desc_table: setup.descriptors,
             avail_ring: setup.available,
             used_ring: setup.used,
-            ..QueueState::default()
         })
         .map_err(|e| wrong(e.to_string()))?;
         // virtio-queue's own check says no more than "no". [virtio] 2.7: sizes of the parts, the
@@ -113,9 +127,13 @@ impl RequestQueue {
         Ok(Self { queue, several })
     }
 
-    /// Where the device stands in the rings: a plain value.
-    pub fn state(&self) -> QueueState {
-        self.queue.state()
+    /// Where the device stands in the rings. What is not in it is nothing between two requests: the
+    /// driver has been interrupted for all that was pushed.
+    pub fn position(&self) -> Position {
+        Position {
+            next_avail: self.queue.next_avail(),
+            next_used: self.queue.next_used(),
+        }
     }
 
     /// Takes the next request into `chain`; false if there is none.
@@ -162,6 +180,12 @@ impl RequestQueue {
             return Err(wrong("its descriptors lead nowhere"));
         }
         Ok(true)
+    }
+
+    /// Puts the request back that was taken last: it is the next one again.
+    pub fn put_back(&mut self) {
+        let taken = self.queue.next_avail();
+        self.queue.set_next_avail(taken.wrapping_sub(1));
     }
 
     /// Whether the driver has put nothing in.

@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::interrupt::{CONFIG, Line, USED};
-use super::queue::{Chain, RequestQueue, Room};
+use super::queue::{Chain, Position, RequestQueue, Room};
+use super::state::DeviceState;
 use super::{Broken, Device, Faults, Inbox, Request};
 use crate::control::Control;
 use crate::memory::GuestMemory;
@@ -122,9 +123,8 @@ impl Server {
     /// # Errors
     /// [`Broken::NoThread`].
     pub fn start(self: &Arc<Self>, active: Active) -> Result<(), Broken> {
-        let features = active.features;
+        self.device.started(active.features);
         *lock(&self.active) = Some(active);
-        self.device.started(features);
         let mut thread = lock(&self.thread);
         if self.device.may_wait() && thread.is_none() {
             let server = self.clone();
@@ -134,10 +134,9 @@ impl Server {
             *thread = Some(started.map_err(Broken::NoThread)?);
         }
         drop(thread);
-        // Buffers may have been there before DRIVER_OK, when notifications were not heard.
-        (0..self.device.queues().len())
-            .filter(|index| self.device.inbox(*index).is_some())
-            .for_each(|index| self.notify(index));
+        // Buffers may have been there before, when notifications were not heard, as Linux puts the
+        // balloon's statistics in before DRIVER_OK; or they were another server's.
+        (0..self.device.queues().len()).for_each(|index| self.notify(index));
         Ok(())
     }
 
@@ -161,13 +160,30 @@ impl Server {
 
     /// Stops serving. When it returns, no request is in progress.
     pub fn reset(&self) {
+        self.stop_after(|_active| ());
+        self.line.reset();
+    }
+
+    /// Stops serving and says where: the queues' positions if a driver was at work, and what the
+    /// device remembered. To the device it is a reset, the driver does not notice.
+    pub fn suspend(&self) -> (Option<Vec<Option<Position>>>, DeviceState) {
+        self.stop_after(|active| {
+            let position = |queue: &Option<_>| queue.as_ref().map(RequestQueue::position);
+            let queues = active.map(|active| active.queues.iter().map(position).collect());
+            (queues, self.device.save())
+        })
+    }
+
+    /// Stops serving after a last look at what is served.
+    fn stop_after<T>(&self, look: impl FnOnce(Option<&Active>) -> T) -> T {
         self.resetting.store(true, Ordering::Release);
         let mut active = lock(&self.active);
+        let seen = look(active.as_ref());
         *active = None;
         self.device.stopped();
         drop(active);
         self.resetting.store(false, Ordering::Release);
-        self.line.reset();
+        seen
     }
 
     /// Gives up on a driver that broke a rule, until it resets the device.
@@ -277,6 +293,10 @@ impl Server {
             chain: &active.chain,
             memory: &self.memory,
         })?;
+        if self.device.keeps(index) {
+            queue.put_back();
+            return Ok(false);
+        }
         queue.push(&self.memory, active.chain.head, written)?;
         if queue.interrupt_due(&self.memory)? {
             self.line.raise(USED);

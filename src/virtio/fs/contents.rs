@@ -34,7 +34,7 @@ const LIST_STEP: usize = 32 << 10; // 32 KiB
 /// FSYNC's flag: contents, and of the rest only what is needed to find them.
 const FSYNC_DATA_ONLY: u32 = 1 << 0;
 /// The flags of open(2) that mean something here; O_EXCL and O_CREAT are taken care of before.
-const OPEN_FLAGS: OFlags = OFlags::RWMODE
+pub(super) const OPEN_FLAGS: OFlags = OFlags::RWMODE
     .union(OFlags::APPEND)
     .union(OFlags::TRUNC)
     .union(OFlags::SYNC);
@@ -92,7 +92,7 @@ impl Session {
     }
 
     /// The flags for the host, of those the guest gave; refused if they write where nobody may.
-    fn flags(&self, flags: u32) -> Result<OFlags, Errno> {
+    pub(super) fn flags(&self, flags: u32) -> Result<OFlags, Errno> {
         let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         if writes && self.folder.read_only {

@@ -5,7 +5,8 @@
 //! - [`table`] for what the guest holds, with a limit;
 //! - [`session`] for names;
 //! - [`contents`] for what is in files and directories;
-//! - [`xattr`] for attributes that files have by name.
+//! - [`xattr`] for attributes that files have by name;
+//! - [`state`] for what the guest holds, as a value.
 //!
 //! ```text
 //!  guest:  open("/mnt/TAG/a/b") ─▶ VFS ─▶ FUSE ─▶ LOOKUP a, LOOKUP b, OPEN, READ ... ─▶ queue 1
@@ -30,6 +31,7 @@ pub mod table;
 pub mod session;
 pub mod contents;
 pub mod xattr;
+pub mod state;
 
 #[cfg(test)]
 mod testing;
@@ -42,7 +44,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::blk::request::{copy, cut, len};
+use super::blk::request::{copy, cut, len, spread};
+use super::state::{DeviceState, Unfit};
 use super::{Broken, Device, Request};
 use crate::config::share::{MAX_TAG, Share};
 use crate::memory::GuestMemory;
@@ -189,29 +192,30 @@ impl Device for SharedFolder {
         let (written, errno) = match answer {
             Ok(Answer::Written(written)) => (written, 0),
             Ok(Answer::Body(Body(bytes))) => {
-                spread(memory, &input, &bytes).ok_or_else(|| wrong("it left RAM"))?;
+                spread(&bytes, &input, memory).ok_or_else(|| wrong("it left RAM"))?;
                 (bytes.len(), 0)
             }
             Err(errno) => (0, errno.raw_os_error()),
         };
         let head = wire::out_header(written, errno, header.unique);
-        spread(memory, &place, &head).ok_or_else(|| wrong("it left RAM"))?;
+        spread(&head, &place, memory).ok_or_else(|| wrong("it left RAM"))?;
         Ok(u32::try_from(OUT_HEADER + written).unwrap_or(u32::MAX))
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Fs(self.session().save())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Fs(state) = state else {
+            return Err(Unfit::Device("it was no folder"));
+        };
+        self.session().take_over(state)
     }
 
     fn stopped(&self) {
         self.session().end();
     }
-}
-
-/// Writes `bytes` to `segments`, which have room for them.
-fn spread(memory: &GuestMemory, segments: &[Segment], mut bytes: &[u8]) -> Option<()> {
-    for segment in segments {
-        let (now, later) = bytes.split_at(bytes.len().min(segment.len as usize));
-        memory.write(segment.gpa, now).ok()?;
-        bytes = later;
-    }
-    bytes.is_empty().then_some(())
 }
 
 /// How many files and open files each of `count` folders can have. The process may have more than

@@ -32,7 +32,7 @@ const MAX_PAGES: u32 = MAX_DATA >> 12;
 pub struct Session {
     pub(super) folder: Folder,
     pub(super) table: Table,
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What a request is answered with: a body, or so many bytes that are in the guest already.

@@ -11,7 +11,7 @@
 //! nothing else may be opened ([`super::contents`]).
 //!
 //! Sources: `[fuse]`; xattr(7); for what Linux sends, `fs/fuse/xattr.c`, v6.12.
-//! Read next: [`crate::virtio::pmem`].
+//! Read next: [`super::state`].
 
 use std::ffi::CStr;
 use std::fs::File;

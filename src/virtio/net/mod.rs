@@ -2,7 +2,8 @@
 //!
 //! - [`link`]: where its cable leads, a tap device or passt;
 //! - [`tap`]: frames from and to the host's network;
-//! - [`passt`]: frames from and to a program that needs no rights.
+//! - [`passt`]: frames from and to a program that needs no rights;
+//! - [`state`]: frames on their way, as a value.
 //!
 //! ```text
 //!  transmit:  request ── writev(2) ──▶ tap device
@@ -24,6 +25,7 @@
 pub mod link;
 pub mod tap;
 pub mod passt;
+pub mod state;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,6 +41,7 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::queue::Chain;
+use super::state::{DeviceState, Unfit};
 use super::{Broken, Device, Inbox, Message, Request};
 use crate::config::net::Net;
 use crate::memory::GuestMemory;
@@ -261,6 +264,14 @@ impl Device for Card {
         incoming.waiting = 0;
     }
 
+    fn save(&self) -> DeviceState {
+        DeviceState::Net(self.state())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        self.take_over(state)
+    }
+
     fn ready(&self, _queue: usize) -> bool {
         let Outgoing { buffer, sent } = &mut *lock(&self.outgoing);
         self.link.send(buffer, sent);
@@ -299,8 +310,7 @@ impl Device for Card {
         } = *lock(&self.incoming);
         let mut wanted = PollFlags::empty();
         wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
-        let Outgoing { buffer, sent } = &*lock(&self.outgoing);
-        wanted.set(PollFlags::OUT, *sent < buffer.len() && !gone);
+        wanted.set(PollFlags::OUT, lock(&self.outgoing).is_behind() && !gone); // not locked asleep
         let mut fds = [
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.link.as_fd(), wanted),

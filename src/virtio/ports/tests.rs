@@ -1,5 +1,7 @@
 //! Rules of section 5.3's control messages, and the host's side with a test at the other end.
 
+mod moving;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -7,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use vm_memory::GuestAddress;
 
 use super::*;
