@@ -33,7 +33,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use super::queue::Chain;
-use super::{Broken, Device, Inbox, Message, Request, stream};
+use super::{Broken, Buffers, Device, Inbox, Message, Request, stream};
 use crate::config::port::{self, MAX_PORTS};
 use crate::memory::GuestMemory;
 use channel::Channel;
@@ -279,7 +279,7 @@ impl Device for Ports {
 impl Inbox for Ports {
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let (_, text, _) = self.next_message()?;
         let len = text.len();
         let spreads = false;
