@@ -29,7 +29,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use super::mmio::Transport;
 use super::queue::Chain;
 use super::state::{DeviceState, Unfit};
-use super::{Broken, Device, Inbox, Message, Request, stream};
+use super::{Broken, Buffers, Device, Inbox, Message, Request, stream};
 use crate::console::output::{Output, Pushed};
 use crate::control::Control;
 use crate::memory::GuestMemory;
@@ -171,7 +171,7 @@ impl Inbox for Console {
     /// Nobody waits for what is typed: the event loop brings it.
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         (!lock(&self.state).input.is_empty()).then_some(stream::SOME_BYTES)
     }
 

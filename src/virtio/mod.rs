@@ -162,8 +162,17 @@ pub trait Device: fmt::Debug + Send + Sync {
 pub trait Inbox {
     /// Whether there are buffers, and messages should end [`Device::wait`].
     fn listen(&self, whether: bool);
-    /// The message that is next, if there is one. It stays until delivered or thrown away.
-    fn fetch(&self, features: u64) -> Option<Message>;
+    /// What there should be buffers for before the next message is fetched, as far as it is known:
+    /// one at least.
+    fn expects(&self, _features: u64) -> Message {
+        Message {
+            len: 1,
+            spreads: false,
+        }
+    }
+    /// The message that is next, if there is one. It stays until delivered or thrown away. It may be
+    /// written to the buffers that are `ready` here already; they come first when it is delivered.
+    fn fetch(&self, features: u64, ready: &Buffers<'_>) -> Option<Message>;
     /// Writes it to `chains`, which have room for it, and lists what was written to which.
     ///
     /// # Errors
@@ -176,6 +185,15 @@ pub trait Inbox {
     ) -> Result<(), Broken>;
     /// Throws it away: no buffer will ever do.
     fn discard(&self);
+}
+
+/// A driver's buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a> {
+    /// Where they are.
+    pub memory: &'a GuestMemory,
+    /// In the driver's order.
+    pub chains: &'a [Chain],
 }
 
 /// A message as far as buffers are concerned.

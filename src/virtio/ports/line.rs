@@ -16,7 +16,7 @@ use super::channel::{Channel, Received};
 use super::{PORT_ADD, PORT_NAME, PORT_OPEN};
 use crate::memory::GuestMemory;
 use crate::virtio::queue::Chain;
-use crate::virtio::{Broken, Inbox, Message, stream};
+use crate::virtio::{Broken, Buffers, Inbox, Message, stream};
 
 /// Bytes read at once from the host.
 pub(super) const CHUNK: usize = 16 << 10; // 16 KiB
@@ -182,7 +182,7 @@ impl Inbox for Port {
         self.lock().guest.listening = whether;
     }
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let state = &mut *self.lock();
         if state.wants_input() {
             let mut buffer = [0; CHUNK];

@@ -36,7 +36,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 use super::bell::Bell;
 use super::queue::Chain;
 use super::state::{DeviceState, Unfit};
-use super::{Broken, Device, Inbox, Message, Request, stream};
+use super::{Broken, Buffers, Device, Inbox, Message, Request, stream};
 use crate::config::port::{self, MAX_PORTS};
 use crate::memory::GuestMemory;
 use channel::Channel;
@@ -278,7 +278,7 @@ impl Device for Ports {
 impl Inbox for Ports {
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let (_, text, _) = self.next_message()?;
         let len = text.len();
         let spreads = false;

@@ -87,7 +87,11 @@ impl Set {
     /// What comes through `queue` into a buffer of 4 KiB.
     fn receive(&self, queue: usize) -> Option<Vec<u8>> {
         let inbox = self.ports.inbox(queue).unwrap();
-        inbox.fetch(F_MULTIPORT)?;
+        let none = Buffers {
+            memory: &self.memory,
+            chains: &[],
+        };
+        inbox.fetch(F_MULTIPORT, &none)?;
         let segment = Segment {
             gpa: BUFFER,
             len: 0x1000,

@@ -54,7 +54,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use super::bell::Bell;
 use super::queue::Chain;
 use super::state::{DeviceState, Unfit};
-use super::{Broken, Device, Inbox, Message, Request};
+use super::{Broken, Buffers, Device, Inbox, Message, Request};
 use crate::config::vsock::Vsock as Config;
 use crate::memory::GuestMemory;
 use connection::BUFFER;
@@ -261,7 +261,7 @@ impl Inbox for Vsock {
         self.lock().listening = whether;
     }
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let state = &mut *self.lock();
         if state.staged.is_none() && state.packet.is_none() && !state.hub.has_packet() {
             state.fetch_bytes();
