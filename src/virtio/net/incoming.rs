@@ -14,7 +14,7 @@
 //! could change what is fetched back: that is its own frame, and the length is ours.
 //!
 //! Source: `[virtio]` 1.2, 5.1.6.3 "Setting Up Receive Buffers" and 5.1.6.4 "Processing of Incoming
-//! Packets". Read next: [`crate::virtio::vsock`].
+//! Packets". Read next: [`super::state`].
 
 use std::io;
 
@@ -61,6 +61,18 @@ impl Incoming {
     /// Bytes of the frame that waits, 0 if there is none.
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// The frame that waits, with its header.
+    pub fn frame(&self) -> &[u8] {
+        self.buffer.get(..self.waiting).unwrap_or(&[])
+    }
+
+    /// `frame`, which waited elsewhere, waits here; an empty one is none.
+    pub fn take_over(&mut self, frame: Vec<u8>) {
+        // The buffer is as long as ever when the driver starts.
+        (self.waiting, self.buffer) = (frame.len(), frame);
+        self.there = false;
     }
 
     /// Throws it away.

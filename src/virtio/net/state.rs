@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Card, HEADER, Incoming, MAX_FRAME, Outgoing, lock};
+use super::{Card, HEADER, MAX_FRAME, Outgoing, lock};
 use crate::virtio::state::{DeviceState, Unfit};
 
 /// Frames with their headers, or nothing.
@@ -27,10 +27,7 @@ impl Outgoing {
 
 impl Card {
     pub(super) fn state(&self) -> State {
-        let Incoming {
-            buffer, waiting, ..
-        } = &*lock(&self.incoming);
-        let incoming = buffer.get(..*waiting).unwrap_or(&[]).to_vec();
+        let incoming = lock(&self.incoming).frame().to_vec();
         let way = lock(&self.outgoing);
         let outgoing = match way.is_behind() {
             true => way.buffer.clone(),
@@ -51,9 +48,7 @@ impl Card {
         if !can_be(&incoming) || !can_be(&outgoing) {
             return Err(Unfit::Device("a frame of a length that none has"));
         }
-        let way = &mut *lock(&self.incoming);
-        // As long as ever when the driver starts ([`super::Device::started`]).
-        (way.waiting, way.buffer) = (incoming.len(), incoming);
+        lock(&self.incoming).take_over(incoming);
         let way = &mut *lock(&self.outgoing);
         way.sent = match outgoing.is_empty() {
             true => 0,

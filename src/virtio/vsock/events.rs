@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::memory::GuestMemory;
 use crate::virtio::blk::request::spread;
 use crate::virtio::queue::Chain;
-use crate::virtio::{Broken, Inbox, Message};
+use crate::virtio::{Broken, Buffers, Inbox, Message};
 
 /// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, as struct virtio_vsock_event: its only field, an id.
 const TRANSPORT_RESET: [u8; EVENT_LEN as usize] = 0_u32.to_le_bytes();
@@ -37,7 +37,7 @@ impl Events {
 impl Inbox for Events {
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let len = TRANSPORT_RESET.len();
         let spreads = false;
         let due = self.0.load(Ordering::Relaxed);

@@ -17,7 +17,15 @@ fn connection_is_over_elsewhere_and_the_next_is_another() {
     let mut stream = set.connect();
     set.messages();
     stream.write_all(b"last words").unwrap();
-    set.ports.inbox(4).unwrap().fetch(F_MULTIPORT).unwrap();
+    let none = Buffers {
+        memory: &set.memory,
+        chains: &[],
+    };
+    set.ports
+        .inbox(4)
+        .unwrap()
+        .fetch(F_MULTIPORT, &none)
+        .unwrap();
     let other = Set::new(&["a"], |_| ());
     move_to(&set, &other).unwrap();
     // Somebody is quick; the guest hears of both, one after the other.
