@@ -26,6 +26,9 @@ use crate::say::{self, Text};
 /// Directories below /dev and /proc/sys are not followed any deeper.
 const DEPTH_MAX: usize = 10;
 
+/// Bytes of names of devices that are told.
+const PATHS_MAX: usize = 3 << 10; // 3 KiB
+
 const NAMESPACES: [(&str, &CStr); 8] = [
     ("ns_cgroup", c"/proc/self/ns/cgroup"),
     ("ns_ipc", c"/proc/self/ns/ipc"),
@@ -128,7 +131,9 @@ fn device_nodes() {
     let walked = walk(c"/dev", &mut |_, path, kind| {
         if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
             count += 1;
-            paths = core::mem::take(&mut paths).text(b" ").text(path);
+            if paths.as_bytes().len() + path.len() < PATHS_MAX {
+                paths = core::mem::take(&mut paths).text(b" ").text(path);
+            }
         }
     });
     match walked {
