@@ -152,7 +152,7 @@ impl Running {
     }
 
     /// The end of its stderr, for the end of a sentence; or nothing.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         match String::from_utf8_lossy(&self.said).trim() {
             "" => String::new(),
             said => format!("; it said:\n{said}"),
