@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod memory;
 pub mod density;
 pub mod disk;
+pub mod isolation;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -20,6 +21,7 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Memory => memory::measure(session),
         Topic::Density => density::measure(session),
         Topic::Disk => disk::measure(session),
+        Topic::Isolation => isolation::measure(session),
         _ => Findings {
             topic: topic.name(),
             question: "",
