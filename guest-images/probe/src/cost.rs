@@ -3,7 +3,8 @@
 //! A measurement is a fixed amount of work in batches of the same size. The lines around them are
 //!
 //! ```text
-//! BEGIN NAME ops=N batches=N      after a batch that does not count; with fs=HEX where files are written
+//! BEGIN NAME ops=N batches=N      after a batch that does not count; with fs=HEX where files are written,
+//!                                 via=loopback or via=gateway where to=host was said
 //! .                               after each batch
 //! END
 //! sample X                        each batch's ns an operation, by our own clock

@@ -73,7 +73,7 @@ fn usage() -> u8 {
   probe surface              what a program here can reach
   probe cost all|syscall|ctxsw|forkexec|pagetouch|arith|fsync|tcp
              [ops=N] [divide=N] [batches=N] [pin=yes|no] [dir=DIR]
-             [to=ADDRESS:PORT|to=gateway:PORT]
+             [to=ADDRESS:PORT|to=host:PORT]
   probe echo [ADDRESS:]PORT  answers `probe cost tcp` of private networks, until SIGTERM
 ";
     say::write_all(bare::complaints(), text.as_bytes());

@@ -27,8 +27,8 @@ pub struct Settings<'a> {
 pub enum Peer {
     /// Who has this address.
     At(SocketAddrV4),
-    /// Whoever passes on what is for no network at hand, at this port: the other end of a bridge.
-    Gateway(u16),
+    /// The host, wherever it is from here, at this port.
+    Host(u16),
 }
 
 /// More operations than this in a batch are refused: a day is enough for any of them.
@@ -76,8 +76,8 @@ impl<'a> Settings<'a> {
                 self.divide = number.filter(|n| (1..=OPERATIONS_MAX).contains(n))?;
             }
             ("to", peer) => {
-                self.peer = Some(match peer.strip_prefix("gateway:") {
-                    Some(port) => Peer::Gateway(port.parse().ok()?),
+                self.peer = Some(match peer.strip_prefix("host:") {
+                    Some(port) => Peer::Host(port.parse().ok()?),
                     None => Peer::At(peer.parse().ok()?),
                 });
             }
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(of(&[c"divide=20"]).operations(50), 2);
         assert_eq!(of(&[c"divide=200"]).operations(50), 1);
         assert_eq!(of(&[c"divide=20", c"ops=7"]).operations(50), 7);
-        assert_eq!(of(&[c"to=gateway:9"]).peer, Some(Peer::Gateway(9)));
+        assert_eq!(of(&[c"to=host:9"]).peer, Some(Peer::Host(9)));
     }
 
     #[test]
@@ -152,8 +152,8 @@ mod tests {
             c"ops=-1",
             c"ops=",
             c"batches=10001",
-            c"to=host:1",
-            c"to=gateway",
+            c"to=localhost:1",
+            c"to=host",
             c"divide=0",
             c"pin=maybe",
             c"x",

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 use core::hint::black_box;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use cottage_init::line::Line;
 use cottage_probe::fields::default_gateway;
@@ -23,6 +24,9 @@ use crate::say;
 const PAGE_SIZE: usize = 4096;
 /// Pages are mapped, touched and given back in pieces of this size.
 const PIECE: usize = 4 << 20; // 4 MiB
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// All, those first that say the same twice.
 pub const NAMES: [&str; 7] = [
@@ -171,22 +175,15 @@ fn write_and_sync(name: &str, settings: &Settings) -> Result<(), Errno> {
 /// A byte to `probe echo` and back, over TCP; `None` if it was not told where that is.
 fn round_trips(name: &str, settings: &Settings) -> Option<Result<(), Errno>> {
     let peer = settings.peer?;
-    let connected = || {
-        let peer = match peer {
-            Peer::At(address) => address,
-            Peer::Gateway(port) => SocketAddrV4::new(gateway()?, port),
-        };
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        connect(&socket, &peer)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        Ok::<OwnedFd, Errno>(socket)
+    let connected = match peer {
+        Peer::At(address) => connected(address).map(|socket| (socket, &b""[..])),
+        Peer::Host(port) => connected_to_host(port),
     };
-    let socket = match connected() {
-        Ok(socket) => socket,
+    let (socket, about) = match connected {
+        Ok(connected) => connected,
         Err(reason) => return Some(Err(reason)),
     };
-    Some(measure((name, b""), settings, 500, &mut |count| {
+    Some(measure((name, about), settings, 500, &mut |count| {
         for _ in 0..count {
             write_byte(&socket)?;
             read_byte(&socket)?;
@@ -195,13 +192,29 @@ fn round_trips(name: &str, settings: &Settings) -> Option<Result<(), Errno>> {
     }))
 }
 
-fn gateway() -> Result<Ipv4Addr, Errno> {
+/// Reaches the host: on the host itself, by its loopback; else it is where packets for the world go.
+///
+/// In this order, lest a probe on the host knock at the next router.
+fn connected_to_host(port: u16) -> Result<(OwnedFd, &'static [u8]), Errno> {
+    if let Ok(socket) = connected(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
+        return Ok((socket, b" via=loopback"));
+    }
     let mut buffer = [0; 4096];
     let table = say::read_file(c"/proc/net/route", &mut buffer);
-    table
-        .ok()
-        .and_then(default_gateway)
-        .ok_or(Errno::NETUNREACH)
+    let gateway = table.ok().and_then(default_gateway);
+    let gateway = gateway.ok_or(Errno::NETUNREACH)?;
+    let socket = connected(SocketAddrV4::new(gateway, port))?;
+    Ok((socket, b" via=gateway"))
+}
+
+fn connected(address: SocketAddrV4) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    // Where a filter drops what we send, connect(2) would wait for minutes.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    connect(&socket, &address)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
 }
 
 fn write_byte(to: impl AsFd) -> Result<(), Errno> {

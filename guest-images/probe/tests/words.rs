@@ -257,6 +257,12 @@ fn echo_answers_one_after_the_other() {
     for _ in 0..2 {
         check_cost("tcp", &["ops=5", &format!("to={address}")]);
     }
+    let port = address.split_once(':').unwrap().1;
+    let text = printed(&["cost", "tcp", "ops=5", &format!("to=host:{port}")]);
+    assert!(
+        text.starts_with("BEGIN tcp ops=5 batches=20 via=loopback\n"),
+        "{text}"
+    );
     terminate(&server);
     server.wait().unwrap();
 }
