@@ -9,6 +9,7 @@ pub mod memory;
 pub mod density;
 pub mod disk;
 pub mod isolation;
+pub mod cost;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -21,6 +22,7 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Memory => memory::measure(session),
         Topic::Density => density::measure(session),
         Topic::Disk => disk::measure(session),
+        Topic::Cost => cost::measure(session),
         Topic::Isolation => isolation::measure(session),
         _ => Findings {
             topic: topic.name(),
