@@ -34,12 +34,11 @@
 use serde::Serialize;
 
 use super::words;
-use super::{Report, SideInfo};
+use super::{Report, RootInfo, SideInfo};
 use crate::bench::host::Host;
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Line, Table, Unit};
 use crate::compare::relation::{Range, Relation, relation};
-use crate::compare::root::Root;
 use crate::compare::session::Plan;
 use crate::compare::side::{Absent, Kind};
 
@@ -53,7 +52,7 @@ struct JsonReport<'a> {
     load_before: &'a str,
     load_after: &'a str,
     warnings: &'a [String],
-    root: &'a Root,
+    root: &'a RootInfo,
     plan: &'a Plan,
     sides: &'a [SideInfo],
     absent: &'a [Absent],

@@ -40,7 +40,7 @@ pub struct Report {
     /// Whether it was cut short.
     pub partial: bool,
     /// What all sides have got.
-    pub root: Root,
+    pub root: RootInfo,
     /// Sides that ran.
     pub sides: Vec<SideInfo>,
     /// Sides that did not.
@@ -66,6 +66,27 @@ pub struct SideInfo {
     pub command: String,
     /// What it took to make it work here.
     pub notes: Vec<String>,
+}
+
+/// The root file system, for the header.
+#[derive(Clone, Debug, Serialize)]
+pub struct RootInfo {
+    /// SHA-256 over names, kinds, modes and contents, in hexadecimal.
+    pub digest: String,
+    /// Bytes in its files.
+    pub bytes: u64,
+    /// Names that are missing where it is a folder of this host.
+    pub left_out: Vec<String>,
+}
+
+impl From<&Root> for RootInfo {
+    fn from(root: &Root) -> Self {
+        Self {
+            digest: root.digest.clone(),
+            bytes: root.bytes,
+            left_out: root.left_out.clone(),
+        }
+    }
 }
 
 impl From<&Side> for SideInfo {
