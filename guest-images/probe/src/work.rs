@@ -159,7 +159,7 @@ fn write_and_sync(name: &str, settings: &Settings) -> Result<(), Errno> {
     // Whoever reads this knows by it whether there was a disk to wait for.
     let system = fstatfs(&file)?.f_type.unsigned_abs();
     let about = Line::<32>::new().text(b" fs=").hexadecimal(system);
-    let result = measure((name, about.as_bytes()), settings, 4, &mut |count| {
+    let result = measure((name, about.as_bytes()), settings, 16, &mut |count| {
         for _ in 0..count {
             if pwrite(&file, &[b'x'; PAGE_SIZE], 0)? != PAGE_SIZE {
                 return Err(Errno::NOSPC);

@@ -2,7 +2,7 @@
 //!
 //! One run of the probe does fixed amounts of several kinds of work and prints a line after each batch.
 //! This process notes when the lines arrive: the host's clock times every side, because a guest's clock
-//! is what its hypervisor makes of time. A round's value is the median of its batches; sides take
+//! is what its hypervisor makes of time. A round's value is the mean of its batches; sides take
 //! turns, as everywhere. The probe's own clock is only set beside it, and the notes say where they part.
 //! Read next: [`lines`].
 
@@ -14,6 +14,7 @@ use super::Findings;
 use crate::compare::finding::{Figure, Unit, Value};
 use crate::compare::session::{Plan, Series, Session};
 use crate::compare::side::{Kind, Side};
+use crate::timeline::Nanos;
 use echo::Echo;
 use lines::{Measured, measured};
 use works::{WORKS, Work, incomparable};
@@ -24,6 +25,8 @@ const BATCHES: (&str, &str) = ("batches=5", "batches=3");
 const DIVIDE: &str = "divide=50";
 /// Clocks that differ by more than this say different things.
 const CLOCKS_APART: f64 = 0.1;
+/// Work that took less than this in all says more of how lines arrive than of itself.
+const RESOLVED: Nanos = 1_000_000;
 
 /// Measures it.
 pub fn measure(session: &mut Session<'_>) -> Findings {
@@ -60,7 +63,9 @@ pub fn measure(session: &mut Session<'_>) -> Findings {
         notes.push(format!("network round trip: not run: {why}"));
     }
     for (series, runs) in rounds.iter().zip(&runs) {
-        if let Some(side) = session.found.sides.get(series.side) {
+        let side = session.found.sides.get(series.side);
+        // The others have the host's clock.
+        if let Some(side) = side.filter(|side| side.kind == Kind::Vm) {
             notes.extend(clocks(side, runs));
         }
     }
@@ -111,9 +116,17 @@ fn value(work: &Work, kind: Kind, plan: &Plan, rounds: &Round<'_>) -> Value {
     if let Some(why) = incomparable(work, kind, plan, about) {
         return Value::NotComparable(why);
     }
+    let mut whole: Vec<Nanos> = ran.iter().flatten().filter_map(Measured::whole).collect();
+    whole.sort_unstable();
+    if whole
+        .get(whole.len() / 2)
+        .is_some_and(|whole| *whole < RESOLVED)
+    {
+        return Value::NotComparable(works::unresolved(work));
+    }
     let samples: Vec<Option<u64>> = ran
         .iter()
-        .map(|one| one.as_ref()?.host_median(work.operations))
+        .map(|one| one.as_ref()?.host(work.operations))
         .collect();
     if samples.iter().all(Option::is_none) {
         return Value::NotRun("the probe did not say that it was done".to_owned());
@@ -147,7 +160,7 @@ fn notes(plan: &Plan) -> Vec<String> {
     let mut notes = vec![
         format!(
             "the host's clock, at the arrival of a line after each batch of fixed work; a round's value \
-             is the median of its batches; {} rounds. What a line takes to arrive is in it, as often as \
+             is the mean of its batches; {} rounds. What a line takes to arrive is in it, as often as \
              there are batches",
             plan.runs
         ),
@@ -224,10 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_the_median_of_its_batches_by_the_hosts_clock() {
-        let runs = [run(200_000), None, run(300_000)];
+    fn a_round_is_the_mean_of_its_batches_by_the_hosts_clock() {
+        let runs = [run(2_000_000), None, run(3_000_000)];
         let value = of("syscall", Kind::Container, &plan(), &runs);
-        assert_eq!(value, Value::Samples(vec![Some(200), None, Some(300)]));
+        assert_eq!(value, Value::Samples(vec![Some(2000), None, Some(3000)]));
+    }
+
+    #[test]
+    fn what_is_shorter_than_lines_take_is_no_figure() {
+        let value = of("syscall", Kind::Container, &plan(), &[run(300_000)]);
+        assert!(matches!(value, Value::NotComparable(_)), "{value:?}");
     }
 
     #[test]
@@ -246,11 +265,11 @@ mod tests {
             emulated: Some(why.clone()),
             ..plan()
         };
-        let runs = [run(200_000)];
+        let runs = [run(2_000_000)];
         let value = of("syscall", Kind::Vm, &plan, &runs);
         assert_eq!(value, Value::NotComparable(why));
         let value = of("syscall", Kind::Container, &plan, &runs);
-        assert_eq!(value, Value::Samples(vec![Some(200)]));
+        assert_eq!(value, Value::Samples(vec![Some(2000)]));
     }
 
     #[test]

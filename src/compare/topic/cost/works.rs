@@ -115,6 +115,19 @@ pub fn incomparable(work: &Work, kind: Kind, plan: &Plan, about: Option<&str>) -
     })
 }
 
+/// Why there is no figure of a work that took next to no time.
+pub fn unresolved(work: &Work) -> String {
+    match work.needs {
+        Needs::Disk => {
+            "fsync returned at once: its file system does not wait for the disk, as that of \
+                        containers that are thrown away may"
+                .to_owned()
+        }
+        _ => "all of it took less than a millisecond, which the arrival of lines does not resolve"
+            .to_owned(),
+    }
+}
+
 /// Why there is no figure, in words, of a work that ended with error `number`.
 pub fn failed(work: &Work, number: &str) -> String {
     let why = match (work.needs, number) {

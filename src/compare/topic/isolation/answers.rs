@@ -46,6 +46,7 @@ impl Answers {
             return "not said".to_owned();
         };
         match error_number(&answer.value) {
+            Some(number @ (1 | 13)) => format!("refused ({})", errno(number)),
             Some(number) => format!("none ({})", errno(number)),
             None => answer.value.clone(),
         }
@@ -103,6 +104,7 @@ mod tests {
         let answers = answers(&[
             "kvm absent",
             "ns_net - errno 2",
+            "log - errno 1",
             "odd - errno x",
             "syscalls_eperm 2 a b",
             "word",
@@ -110,6 +112,7 @@ mod tests {
         assert_eq!(answers.value("kvm"), Some("absent"));
         assert_eq!(answers.value("ns_net"), None);
         assert_eq!(answers.words("ns_net"), "none (ENOENT)");
+        assert_eq!(answers.words("log"), "refused (EPERM)");
         assert_eq!(answers.value("odd"), Some("- errno x"));
         assert_eq!(answers.words("word"), "not said");
         assert_eq!(answers.count("syscalls_eperm"), Some(2));

@@ -9,6 +9,9 @@ use crate::compare::finding::{Row, Table};
 /// Kernels that started within so many seconds are one: an answer takes a while to arrive.
 const SAME_START: f64 = 3.0;
 
+/// More than any machine has: version 1 of cgroups gives the greatest number, less a page.
+const NO_LIMIT: u64 = 1 << 60;
+
 /// What is asked for: the name of a row, the probe's key, what it means.
 const ROWS: [(&str, &str, &str); 15] = [
     (
@@ -24,7 +27,7 @@ const ROWS: [(&str, &str, &str); 15] = [
     (
         "load average",
         "loadavg",
-        "moves from one look to the next, so that equal kernels differ: compare only how much",
+        "moves from one look to the next, so that one kernel may give two answers",
     ),
     ("kernel release", "kernel_release", ""),
     ("kernel version", "kernel_version", ""),
@@ -41,7 +44,7 @@ const ROWS: [(&str, &str, &str); 15] = [
     (
         "memory limit",
         "memory_limit",
-        "of the program's cgroup, where its files are visible inside; none is no proof of no limit",
+        "of the program's cgroup, where its files are visible inside; not visible is no proof of no limit",
     ),
     ("processors online", "cpus_online", ""),
     (
@@ -92,8 +95,11 @@ pub fn table_of(told: &[Told]) -> Option<Table> {
 }
 
 fn cell(key: &str, own: &Answers, host: &Answers) -> String {
-    if key != "uptime" {
-        return own.words(key);
+    match key {
+        "uptime" => {}
+        "loadavg" => return load(own),
+        "memory_limit" => return limit(own),
+        _ => return own.words(key),
     }
     let seconds = |answers: &Answers| {
         let words = answers.words(key);
@@ -103,6 +109,23 @@ fn cell(key: &str, own: &Answers, host: &Answers) -> String {
         (Some(own), Some(same)) if (own - same).abs() < SAME_START => seconds(host),
         (Some(_), _) => seconds(own),
         (None, _) => own.words(key),
+    }
+}
+
+/// The three averages, without what is running at the moment.
+fn load(answers: &Answers) -> String {
+    let words = answers.words("loadavg");
+    let averages: Vec<_> = words.split(' ').take(3).collect();
+    averages.join(" ")
+}
+
+/// A cgroup's limit; both versions of cgroups have their way to say that there is none.
+fn limit(answers: &Answers) -> String {
+    match answers.count("memory_limit") {
+        Some(NO_LIMIT..) => "no limit set".to_owned(),
+        Some(bytes) => format!("{bytes} bytes"),
+        None if answers.value("memory_limit") == Some("max") => "no limit set".to_owned(),
+        None => "not visible".to_owned(),
     }
 }
 
@@ -136,8 +159,10 @@ mod tests {
             assert_ne!(host, vm, "{name}");
         }
         assert_eq!(row(&table, "processes visible")[1], "1");
-        assert_eq!(row(&table, "memory limit")[1], "67108864");
-        assert_eq!(row(&table, "memory limit")[2], "none (ENOENT)");
+        assert_eq!(row(&table, "memory limit")[1], "67108864 bytes");
+        assert_eq!(row(&table, "memory limit")[0], "no limit set");
+        assert_eq!(row(&table, "memory limit")[2], "not visible");
+        assert_eq!(row(&table, "load average")[1].split(' ').count(), 3);
         assert_eq!(row(&table, "kernel symbols")[1], "0 122133");
     }
 
