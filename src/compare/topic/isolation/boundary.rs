@@ -1,7 +1,7 @@
 //! What stands between a guest and the host: its exits to the VMM, by virtual device.
 //!
 //! From cottage's own account of the run in which the probe told its identity: boot, one program, end.
-//! Read next: [`super::super::cost`].
+//! Read next: [`crate::compare::topic::cost`].
 
 use std::collections::BTreeMap;
 
