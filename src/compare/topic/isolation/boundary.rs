@@ -32,8 +32,7 @@ pub fn table_of(told: &[Told]) -> Option<Table> {
         row(
             "kinds of exits",
             &|exits| kinds(exits),
-            "there are no others in this run, and a guest cannot make new ones: ports and registers, read \
-             and written",
+            "ports and registers, read and written; besides these cottage knows only exits that end a run",
         ),
     ];
     let mut devices: Vec<&str> = vms
