@@ -22,7 +22,7 @@ use works::{WORKS, Work, incomparable};
 /// Batches of a run; the first one, which warms up, comes on top.
 const BATCHES: (&str, &str) = ("batches=5", "batches=3");
 /// An emulated processor is so much slower, in the probe's words.
-const DIVIDE: &str = "divide=50";
+const DIVIDE: &str = "divide=10";
 /// Clocks that differ by more than this say different things.
 const CLOCKS_APART: f64 = 0.1;
 /// Work that took less than this in all says more of how lines arrive than of itself.
