@@ -8,6 +8,8 @@ pub mod crowd;
 pub mod memory;
 pub mod density;
 pub mod disk;
+pub mod isolation;
+pub mod cost;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -20,6 +22,8 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Memory => memory::measure(session),
         Topic::Density => density::measure(session),
         Topic::Disk => disk::measure(session),
+        Topic::Cost => cost::measure(session),
+        Topic::Isolation => isolation::measure(session),
         _ => Findings {
             topic: topic.name(),
             question: "",
