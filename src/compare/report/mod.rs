@@ -8,6 +8,10 @@ pub mod words;
 pub mod guide;
 pub mod text;
 pub mod json;
+pub mod markdown;
+pub mod page;
+pub mod axis;
+pub mod chart;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -196,7 +200,11 @@ impl Error {
 type Render = fn(&Report) -> String;
 
 /// The files, and who makes what is in them.
-const FILES: [(&str, Render); 1] = [("report.json", json::render)];
+const FILES: [(&str, Render); 3] = [
+    ("report.json", json::render),
+    ("report.md", markdown::render),
+    ("report.html", page::render),
+];
 
 /// The folder for the files, tried before anything is measured.
 #[derive(Debug)]
@@ -298,7 +306,7 @@ mod tests {
         let folder = Folder::new("whole");
         let out = Out::open(&folder.0).unwrap();
         assert_eq!(folder.names(), [""; 0]);
-        out.write(&testing::report()).unwrap();
+        out.write(&testing::judged()).unwrap();
         let mut names: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
         names.sort();
         assert_eq!(folder.names(), names);

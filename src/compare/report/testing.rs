@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Report, SideInfo};
 use crate::bench::host::Host;
+use crate::compare::claims::Claims;
 use crate::compare::finding::{Figure, Findings, Line, Point, Row, Table, Unit, Value};
 use crate::compare::root::Root;
 use crate::compare::session::Plan;
@@ -108,6 +109,13 @@ pub(in crate::compare) fn report() -> Report {
         findings: vec![start(), memory(), disk(), isolation(), cost()],
         claims: Vec::new(),
     }
+}
+
+/// The same with what becomes of the built-in claims.
+pub(in crate::compare) fn judged() -> Report {
+    let mut report = report();
+    report.claims = report.judge(&Claims::load(None).unwrap());
+    report
 }
 
 /// A figure of it.

@@ -20,7 +20,7 @@ const NAME: usize = 27;
 /// Columns of a number.
 const NUMBER: usize = 9;
 /// Columns of a relation.
-const RELATION: usize = 19;
+const RELATION: usize = 15;
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
@@ -99,7 +99,7 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
         text,
         "  {:<NAME$} {:>NUMBER$} {:>NUMBER$} {:>NUMBER$} {:>4}{}",
         "side",
-        "middle",
+        words::middle(figure),
         "min",
         "max",
         "n",
@@ -119,7 +119,7 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
             let cell = if own.side == line.side {
                 "1".to_owned()
             } else {
-                words::relation(&relation::relation(figure, &own.side, &line.side))
+                words::relation_short(&relation::relation(figure, &own.side, &line.side))
             };
             format!(" {cell:>RELATION$}")
         });
@@ -181,15 +181,19 @@ fn word_table(table: &Table) -> String {
 
 fn claims(claims: &[Judged]) -> String {
     let mut text = String::from("\nclaims of lecture notes\n=======================\n");
-    for judged in claims {
-        let claim = &judged.claim;
-        let _infallible = writeln!(text, "\n{}:{}  [{}]", claim.file, claim.line, claim.id);
-        text += &wrap(&format!("\"{}\"", claim.quote), WIDTH, "  ", "  ");
-        text += &wrap(&judged.rule, WIDTH, "  rule: ", "    ");
-        for line in &judged.evidence {
-            text += &wrap(line, WIDTH, "  here: ", "    ");
+    text += &wrap(&words::tally(claims), WIDTH, "", "");
+    for (first, all) in words::by_rule(claims) {
+        text += &wrap(&first.claim.says, WIDTH, "\n* ", "  ");
+        for judged in all {
+            let claim = &judged.claim;
+            let quote = format!("{}:{} \"{}\"", claim.file, claim.line, claim.quote);
+            text += &wrap(&quote, WIDTH, "  ", "    ");
         }
-        text += &wrap(&judged.verdict.to_string(), WIDTH, "  => ", "     ");
+        text += &wrap(&first.rule, WIDTH, "  rule: ", "    ");
+        if !first.evidence.is_empty() {
+            text += &wrap(&first.evidence.join("; "), WIDTH, "  here: ", "    ");
+        }
+        text += &wrap(&first.verdict.to_string(), WIDTH, "  => ", "     ");
     }
     text
 }
@@ -224,7 +228,7 @@ mod tests {
         let cells: Vec<_> = crun.split_whitespace().collect();
         assert_eq!(cells[0], "crun");
         assert_eq!((cells[3], cells[4]), ("11.2", "20"), "{crun}");
-        assert!(crun.contains(" x ["), "{crun}");
+        assert!(crun.contains(" x"), "{crun}");
         assert!(table.contains("VM: cottage, tiny kernel"), "{table}");
     }
 

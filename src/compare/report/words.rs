@@ -3,6 +3,7 @@
 //! Read next: [`super::text`].
 
 use crate::bench::host::Host;
+use crate::compare::claims::{Judged, Verdict};
 use crate::compare::finding::{Figure, Findings, Line, Row, Unit, Value};
 use crate::compare::relation::{Range, Relation};
 use crate::compare::side::Kind;
@@ -42,7 +43,7 @@ const fn scale(name: &'static str, factor: f64) -> Scale {
 }
 
 impl Scale {
-    /// The largest unit in which no side of `figure` comes out tiny.
+    /// The largest unit in which no side of `figure` comes out tiny, and not all below 1.
     pub fn of(figure: &Figure, instructions: bool) -> Self {
         let units: &[Self] = match figure.unit {
             Unit::Nanoseconds if instructions => &INSTRUCTIONS,
@@ -51,13 +52,18 @@ impl Scale {
             Unit::Count => &PIECES,
         };
         let middles = figure.lines.iter().filter_map(Line::middle);
-        let least = middles
-            .map(f64::abs)
-            .filter(|middle| *middle > 0.0)
-            .fold(f64::INFINITY, f64::min);
-        let fits = |unit: &&Self| least.is_finite() && least / unit.factor >= LEAST;
+        let middles = middles.map(f64::abs).filter(|middle| *middle > 0.0);
+        let (least, most) = middles.fold((f64::INFINITY, 0.0_f64), |(least, most), middle| {
+            (least.min(middle), most.max(middle))
+        });
+        let fits = |unit: &&Self| least / unit.factor >= LEAST && most >= unit.factor;
         let smallest = units.last().copied().unwrap_or(scale("", 1.0));
-        units.iter().find(fits).copied().unwrap_or(smallest)
+        units
+            .iter()
+            .find(fits)
+            .copied()
+            .filter(|_| most > 0.0)
+            .unwrap_or(smallest)
     }
 
     /// The number alone.
@@ -106,6 +112,27 @@ pub fn relation(relation: &Relation) -> String {
         Relation::TooFew => "too few values".to_owned(),
         Relation::Nothing => "-".to_owned(),
     }
+}
+
+/// The same without the middle half of rounds, for narrow tables.
+pub fn relation_short(told: &Relation) -> String {
+    match *told {
+        Relation::Ratio { ratio, .. } => relation(&Relation::Ratio {
+            ratio,
+            middle_half: None,
+        }),
+        _ => relation(told),
+    }
+}
+
+/// What the number to quote is.
+pub fn middle(figure: &Figure) -> &'static str {
+    let values = figure.lines.iter().map(|line| &line.value);
+    values.fold("value", |name, value| match value {
+        Value::Samples(_) => "median",
+        Value::Curve(_) => "for one",
+        _ => name,
+    })
 }
 
 /// Why a line has no figure.
@@ -175,6 +202,37 @@ pub fn groups<'a>(columns: &'a [String], row: &'a Row) -> Vec<(&'a str, Vec<&'a 
         }
     }
     groups
+}
+
+/// Claims with the same rule together, in the order of the first of each.
+pub fn by_rule(claims: &[Judged]) -> Vec<(&Judged, Vec<&Judged>)> {
+    let mut groups: Vec<(&Judged, Vec<&Judged>)> = Vec::new();
+    for judged in claims {
+        let same = |other: &Judged| other.rule == judged.rule && other.verdict == judged.verdict;
+        match groups.iter_mut().find(|(first, _)| same(first)) {
+            Some((_, all)) => all.push(judged),
+            None => groups.push((judged, vec![judged])),
+        }
+    }
+    groups
+}
+
+/// How many claims came out how, and by which rule.
+pub fn tally(claims: &[Judged]) -> String {
+    let count = |wanted: fn(&Verdict) -> bool| {
+        let those = claims.iter().filter(|judged| wanted(&judged.verdict));
+        those.count()
+    };
+    format!(
+        "Of {} claims {} hold, {} do not, {} hold only for some, {} cannot be judged on this machine. \
+         A claim holds for a side whose range (p10 to p90) is wholly within the bounds of its rule, and \
+         does not for one whose range is wholly outside.",
+        claims.len(),
+        count(|verdict| *verdict == Verdict::Holds),
+        count(|verdict| *verdict == Verdict::DoesNotHold),
+        count(|verdict| matches!(verdict, Verdict::HoldsOnlyFor(_))),
+        count(|verdict| matches!(verdict, Verdict::CannotBeJudged(_)))
+    )
 }
 
 /// What stands between the program and the host's kernel.
