@@ -324,7 +324,7 @@ pub fn bars(whole: &Figure, parts: &[&Figure], instructions: bool) -> String {
             from = to;
         }
     }
-    let told: Vec<_> = sides
+    let told = sides
         .iter()
         .zip(&sums)
         .map(|((line, _), sum)| format!("{} {}", line.side, scale.value(sum * scale.factor)));
