@@ -38,23 +38,24 @@ boot: cottage ## from nothing to a Linux shell: install, build, run (in the test
 	fi; \
 	[ "$${status:-0}" -lt 110 ] || exit "$$status" # below: what the last command in the shell left
 
-# The single file: the VMM with kernel, initramfs and init as ELF sections, which it reads from
+# The single file: the VMM with kernel, initramfs, init and probe as ELF sections, which it reads from
 # /proc/self/exe. The sections are not loaded with the program; each starts on a page, so that it can
 # be mapped (objcopy aligns only sections that are already there, hence twice).
 #
 # The full kernel goes in if it is there, for machines with virtio devices: it takes three times as
 # long to build as everything else, and a first `make boot` should not wait for it.
 full_kernel = $(wildcard $(images)/full/vmlinux)
-sections = kernel initramfs init $(if $(full_kernel),kernel-full)
+sections = kernel initramfs init probe $(if $(full_kernel),kernel-full)
 
 cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VMM, kernel and initramfs
-	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(full_kernel) $(images)/initramfs.cpio $(images)/init Makefile | head -n 1); \
+	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(full_kernel) $(images)/initramfs.cpio $(images)/init $(images)/probe Makefile | head -n 1); \
 	if [ ! $(cottage) -nt "$$newest" ]; then \
 	  mkdir -p build; \
 	  objcopy \
 	    --add-section .cottage.kernel=$(images)/tiny/vmlinux \
 	    --add-section .cottage.initramfs=$(images)/initramfs.cpio \
 	    --add-section .cottage.init=$(images)/init \
+	    --add-section .cottage.probe=$(images)/probe \
 	    $(addprefix --add-section .cottage.kernel-full=,$(full_kernel)) \
 	    $(foreach name,$(sections),--set-section-flags .cottage.$(name)=noload,readonly) \
 	    $(release)/cottage $(cottage).unaligned; \
@@ -86,7 +87,7 @@ kernel-full: ## guest-images/out/full: one with disks, network, file systems and
 	@guest-images/need.sh kernel
 	@guest-images/build.sh full
 
-initramfs: ## guest-images/out/initramfs.cpio: init and busybox
+initramfs: ## guest-images/out/initramfs.cpio: init and busybox; beside it the probe
 	@guest-images/need.sh rust kernel
 	@guest-images/build.sh initramfs
 
@@ -131,7 +132,7 @@ fuzz: ## a hostile driver or file by libFuzzer, needs a nightly Rust: make fuzz 
 	@cd fuzz && cargo +nightly fuzz run $(or $(TARGET),queue) -- -max_total_time=$(or $(TIME),300) -timeout=20
 
 clean: ## remove what was built, keep downloads, sources and object files
-	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/init $(images)/initramfs.cpio
+	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/init $(images)/probe $(images)/initramfs.cpio
 
 distclean: clean ## remove downloads, sources and object files too
 	rm -rf $(images)

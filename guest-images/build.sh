@@ -8,17 +8,22 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
+# Our own programs without libc: the guest's init, and the probe of `cottage compare`.
 build_init() {
   need_commands rust cargo
-  (cd "$images/.." && cargo build --quiet --release -p cottage-init)
-  # Copied only if different: its date is an input of nothing, but a link to it may be open.
-  local built=$images/../target/x86_64-unknown-linux-gnu/release/cottage-init
+  local name built
   mkdir -p "$out"
-  if ! cmp -s "$built" "$out/init"; then
-    cp "$built" "$out/init.new"
-    mv "$out/init.new" "$out/init"
-    say "built $out/init ($(du -k --apparent-size "$out/init" | cut -f1) KB)"
-  fi
+  for name in init probe; do
+    # One by one: together they would share one rustix, with what both need of it.
+    (cd "$images/.." && cargo build --quiet --release -p "cottage-$name")
+    # Copied only if different: its date is an input of nothing, but a link to it may be open.
+    built=$images/../target/x86_64-unknown-linux-gnu/release/cottage-$name
+    if ! cmp -s "$built" "$out/$name"; then
+      cp "$built" "$out/$name.new"
+      mv "$out/$name.new" "$out/$name"
+      say "built $out/$name ($(du -k --apparent-size "$out/$name" | cut -f1) KB)"
+    fi
+  done
 }
 
 # Debian's stock kernel, taken out of its package without installing it.

@@ -22,6 +22,8 @@ pub const FULL_KERNEL: &str = ".cottage.kernel-full";
 pub const INITRAMFS: &str = ".cottage.initramfs";
 /// Section of our init alone, for initramfs files of the user's.
 pub const INIT: &str = ".cottage.init";
+/// Section of the program that `compare` runs on every side.
+pub const PROBE: &str = ".cottage.probe";
 
 /// The program's own file.
 const SELF: &str = "/proc/self/exe";
@@ -48,7 +50,7 @@ pub enum Error {
          that does, or {instead}"
     )]
     Absent {
-        /// Kernel, initramfs or init.
+        /// Kernel, initramfs, init or probe.
         what: &'static str,
         /// Which target of our Makefile builds a program with it.
         target: &'static str,
@@ -159,6 +161,15 @@ impl Bundle {
         )
     }
 
+    /// The program that `compare` runs on every side.
+    ///
+    /// # Errors
+    /// As [`Self::kernel`].
+    pub fn probe(&self) -> Result<Blob, Error> {
+        let instead = "compare with that one: it runs this same program on all sides";
+        self.section(PROBE, "probe", "cottage", instead)
+    }
+
     fn section(
         &self,
         name: &str,
@@ -243,6 +254,11 @@ mod tests {
         let text = bundle.kernel(true).unwrap_err().to_string();
         assert!(
             text.contains("virtio") && text.contains("make full"),
+            "{text}"
+        );
+        let text = bundle.probe().unwrap_err().to_string();
+        assert!(
+            text.contains("no probe") && text.contains("make cottage"),
             "{text}"
         );
     }

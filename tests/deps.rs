@@ -166,7 +166,11 @@ fn without_reason(manifest: &str) -> Vec<&str> {
 
 #[test]
 fn every_direct_dependency_has_its_reason() {
-    for path in ["Cargo.toml", "guest-images/init/Cargo.toml"] {
+    for path in [
+        "Cargo.toml",
+        "guest-images/init/Cargo.toml",
+        "guest-images/probe/Cargo.toml",
+    ] {
         let manifest = manifest(path);
         let bare = without_reason(&manifest);
         assert!(bare.is_empty(), "{path}: no reason above {bare:#?}");

@@ -90,12 +90,13 @@ check "testbed" 300 tests/testbed/build.sh
 # ---- what needs no KVM ----------------------------------------------------------------------
 check "format" 60 cargo fmt --all --check
 # Package by package: together they would share one rustix, with the standard library that cottage
-# needs of it and the bare cottage-init must not have.
+# needs of it and the bare cottage-init and cottage-probe must not have.
 # shellcheck disable=SC2016 # here and below the inner bash expands
 check "lints" 600 bash -c '
 	status=0
 	cargo clippy --package cottage --all-targets -- -D warnings || status=$?
 	cargo clippy --package cottage-init --all-targets -- -D warnings || status=$?
+	cargo clippy --package cottage-probe --all-targets -- -D warnings || status=$?
 	exit "$status"'
 # shellcheck disable=SC2016
 check "shell scripts" 60 bash -c '
@@ -110,6 +111,7 @@ tests "" host "unit tests" 600 bash -c '
 	status=0
 	cargo test --package cottage --no-fail-fast --lib --bins || status=$?
 	cargo test --package cottage-init --no-fail-fast --lib || status=$?
+	cargo test --package cottage-probe --no-fail-fast --lib --test words || status=$?
 	exit "$status"'
 tests "" host "documentation tests" 300 cargo test --workspace --doc
 check "documentation" 300 env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

@@ -152,7 +152,7 @@ impl Running {
     }
 
     /// The end of its stderr, for the end of a sentence; or nothing.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         match String::from_utf8_lossy(&self.said).trim() {
             "" => String::new(),
             said => format!("; it said:\n{said}"),
@@ -356,6 +356,7 @@ impl Running {
 
     /// Asks the process and whatever it has started to end, without waiting for it.
     pub(crate) fn ask_to_end(&mut self) {
+        drop(self.process.child().stdin.take());
         if let Some(pid) = self.pid() {
             let _gone_already = kill_process_group(pid, Signal::TERM);
         }

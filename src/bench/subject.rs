@@ -117,12 +117,14 @@ pub enum Error {
         said: String,
     },
     /// It ran on.
-    #[error("{name} did not end within {seconds} s (--timeout) and was stopped")]
+    #[error("{name} did not end within {seconds} s (--timeout) and was stopped{said}")]
     Late {
         /// As [`Subject::name`].
         name: String,
         /// The limit.
         seconds: u64,
+        /// The end of its stderr, or empty.
+        said: String,
     },
     /// A signal asked this process to end.
     #[error("signal {0}")]
@@ -154,11 +156,11 @@ impl Subject {
     /// [`Error`]; the process and its group have ended by then.
     pub fn run(&self, watch: &Watch, memory: bool, signals: &mut Signals) -> Result<Sample, Error> {
         loop {
-            let mut running = self.start(memory)?;
+            let mut running = self.start(memory, Stdio::null())?;
             let seen = running.watch(watch, signals);
             if let Err(error) = seen {
                 running.end(signals);
-                return Err(self.interrupted(error, watch));
+                return Err(self.interrupted(error, watch, running.said()));
             }
             if !running.was_stopped() {
                 return self.judge(running, watch);
@@ -168,13 +170,14 @@ impl Subject {
         }
     }
 
-    /// Why watching a run of this ended early.
-    pub(crate) fn interrupted(&self, interrupt: Interrupt, watch: &Watch) -> Error {
+    /// Why watching a run of this ended early; `said` as [`Running::said`].
+    pub(crate) fn interrupted(&self, interrupt: Interrupt, watch: &Watch, said: String) -> Error {
         match interrupt {
             Interrupt::Signal(number) => Error::Signal(number),
             Interrupt::Late => Error::Late {
                 name: self.name(),
                 seconds: watch.limit / 1_000_000_000,
+                said,
             },
             Interrupt::Ended(said) => Error::Silent {
                 name: self.name(),
@@ -184,11 +187,11 @@ impl Subject {
         }
     }
 
-    /// Spawns it; whoever gets it watches it.
-    pub(crate) fn start(&self, memory: bool) -> Result<Running, Error> {
-        let configure = |command: &mut Command| {
+    /// Spawns it with `input`; whoever gets it watches it.
+    pub(crate) fn start(&self, memory: bool, input: Stdio) -> Result<Running, Error> {
+        let configure = move |command: &mut Command| {
             command
-                .stdin(Stdio::null())
+                .stdin(input)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 // A group of its own, so that whatever it starts can be ended with it.

@@ -16,6 +16,7 @@ pub mod relation;
 pub mod side;
 pub mod topic;
 pub mod scratch;
+pub mod sweep;
 pub mod root;
 pub mod session;
 pub mod claims;
@@ -81,7 +82,9 @@ impl Error {
             Self::With { .. } | Self::Pin(_) | Self::Claims(_) => USER_ERROR,
             Self::Report(error) => error.exit_code(),
             Self::Root(_) => USER_ERROR,
-            Self::Scratch(_) | Self::Signals(_) => VMM_FAILURE,
+            // A place that cannot be worked in is the user's to choose.
+            Self::Scratch(_) => USER_ERROR,
+            Self::Signals(_) => VMM_FAILURE,
         }
     }
 }
@@ -100,12 +103,14 @@ fn run(args: &CompareArgs) -> Result<u8, Error> {
     let claims = claims_of(args)?;
     let out = args.out.as_deref().map(report::Out::open).transpose()?;
     let mut signals = Signals::block().map_err(Error::Signals)?;
-    let scratch = Scratch::make()?;
+    let mut scratch = Scratch::make()?;
+    scratch.adopt_orphans();
     let root = Root::make(&scratch)?;
     let (host, before) = (Host::look(), Moment::look());
     let found = side::find(&wanted, &root, &scratch, &mut signals);
     say_found(&root, &found);
     let mut session = Session::new(&found, &root, &plan, signals);
+    session.ended_by = found.ended_by;
     let mut findings = Vec::new();
     for topic in topics(args, claims.as_ref()) {
         if session.over() {
@@ -182,7 +187,7 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         quick: args.quick,
         limit: u64::from(args.timeout) * 1_000_000_000,
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
-        emulated: None,
+        emulated: side::vm::emulated(),
         instructions: args.instructions,
         testbed: std::env::var_os(TESTBED).is_some_and(|place| place == "testbed"),
     })

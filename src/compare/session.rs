@@ -5,6 +5,7 @@
 //! asks to end, everything returns early and [`Session::ended_by`] says so.
 //! Read next: [`super::topic`].
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::thread::CpuSet;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::finding::{Line, Value};
 use super::root::Root;
-use super::side::{Absent, Found, Side};
+use super::side::{self, Absent, Found, Side};
 use super::topic::crowd::Crowd;
 use crate::bench::rounds::{Pinned, Progress};
 use crate::bench::running::Running;
@@ -135,12 +136,12 @@ impl<'a> Session<'a> {
         let pinned = pinned.map_err(|error| format!("cannot keep to the processors: {error}"))?;
         let sample = subject.run(watch, false, &mut self.signals);
         drop(pinned);
-        side.launch.remove(&name);
+        side.launch.remove(&name, sample.is_ok());
         sample.map_err(|error| {
             if let Error::Signal(number) = error {
                 self.ended_by = Some(number);
             }
-            crate::outcome::with_causes(&error).replace('\n', " ")
+            side::trial::why(&error)
         })
     }
 
@@ -199,8 +200,9 @@ impl<'a> Session<'a> {
     pub fn hold(&mut self, side: &'a Side, command: &[&str]) -> Result<Held<'a>, String> {
         let name = Self::name();
         let subject = side.launch.prepare(&name, command)?;
-        let words = |error: Error| crate::outcome::with_causes(&error).replace('\n', " ");
-        let running = subject.start(false).map_err(words)?;
+        // A pipe that stays open: programs in there may take the end of their input for the end.
+        let running = subject.start(false, Stdio::piped());
+        let running = running.map_err(|error| side::trial::why(&error))?;
         let mut held = Held {
             side,
             name,
@@ -210,11 +212,12 @@ impl<'a> Session<'a> {
         match held.running.watch_output(&watch, &mut self.signals) {
             Ok(()) => Ok(held),
             Err(interrupt) => {
-                let error = subject.interrupted(interrupt, &watch);
+                let said = held.running.said();
+                let error = subject.interrupted(interrupt, &watch, said);
                 if let Error::Signal(number) = error {
                     self.ended_by = Some(number);
                 }
-                Err(words(error))
+                Err(side::trial::why(&error))
             }
         }
     }
@@ -256,6 +259,6 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         self.running.end_now();
-        self.side.launch.remove(&self.name);
+        self.side.launch.remove(&self.name, false);
     }
 }

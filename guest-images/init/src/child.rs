@@ -15,6 +15,7 @@ use rustix::termios::tcsetpgrp;
 use crate::bare::{self, Fork, PointerList, Strings};
 use crate::console::complain;
 use crate::power::Power;
+use crate::room;
 
 /// One more than the number of arguments a command may have.
 const ARGUMENT_SLOTS: usize = 4096;
@@ -84,7 +85,7 @@ pub fn become_init(path: &CStr, run: &RunFile, kernel_environment: Strings, powe
 fn prepare(stdin: Option<OwnedFd>, power: Power) {
     let _ = setpgid(None, None);
     // Taking the foreground from the background would raise SIGTTOU; all signals are still blocked.
-    let _ = tcsetpgrp(bare::terminal(), getpid());
+    let _ = tcsetpgrp(room::terminal(), getpid());
     bare::block_signals(0);
     power.give_back();
     if let Some(stdin) = stdin {

@@ -14,7 +14,7 @@ use rustix::termios::{
     Winsize, speed, tcgetattr, tcsetattr, tcsetwinsize,
 };
 
-use crate::bare::terminal;
+use crate::room::terminal;
 
 /// Makes the console our standard streams and controlling terminal, with the modes `run` needs.
 ///

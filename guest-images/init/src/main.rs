@@ -31,7 +31,10 @@ mod supervise;
 mod power;
 /// Connections to and from the host.
 mod vsock;
-/// Everything unsafe.
+/// What only init has unsafe.
+mod room;
+/// The rest that is unsafe: what libc would give.
+#[path = "../../bare/mod.rs"]
 mod bare;
 
 use core::mem::MaybeUninit;

@@ -8,8 +8,9 @@ use rustix::fs::{Access, access, sync};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::bare::{self, PortLeave, Strings};
+use crate::bare::{self, Strings};
 use crate::console;
+use crate::room::{self, PortLeave};
 
 /// ACPI sleep control register.
 const SLEEP_CONTROL: u16 = 0x600;
@@ -143,6 +144,6 @@ fn mark(mut arguments: Strings) -> u8 {
 /// Says why a command failed; its status.
 pub fn complain(name: &[u8], reason: &[u8]) -> u8 {
     let line = Line::<200>::new().text(name).text(reason);
-    let _ = rustix::io::write(bare::terminal(), line.as_bytes());
+    let _ = rustix::io::write(room::terminal(), line.as_bytes());
     1
 }

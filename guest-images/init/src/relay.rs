@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, setsid};
 
 use crate::bare::{self, Fork};
+use crate::room;
 use crate::supervise::signal_bit;
 
 /// Bytes read at once: what the terminal can hold.
@@ -40,7 +41,7 @@ fn relay(writer: OwnedFd) {
     let mut input = [0; CHUNK];
     let mut output = [0; CHUNK];
     loop {
-        let count = match read(bare::terminal(), &mut input[..]) {
+        let count = match read(room::terminal(), &mut input[..]) {
             Ok(0) => return,
             Ok(count) => count,
             Err(Errno::INTR) => continue,

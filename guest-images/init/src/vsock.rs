@@ -20,8 +20,9 @@ use rustix::net::{
 use rustix::process::{Pid, Signal, WaitOptions, wait, waitpid};
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 
-use crate::bare::{self, Fork, PointerList, Strings, VsockAddress};
+use crate::bare::{self, Fork, PointerList, Strings};
 use crate::power::complain;
+use crate::room::{self, VsockAddress};
 use crate::supervise::signal_bit;
 
 /// VMADDR_CID_ANY: this guest's, whichever that is.
@@ -84,7 +85,7 @@ fn usage() -> u8 {
 
 fn call(cid: u32, port: u32) -> Result<u8, Errno> {
     let socket = stream()?;
-    bare::set_connect_timeout(socket.as_fd(), CONNECT_SECONDS);
+    room::set_connect_timeout(socket.as_fd(), CONNECT_SECONDS);
     connect(&socket, &VsockAddress::new(cid, port))?;
     join(&socket)
 }

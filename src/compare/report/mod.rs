@@ -66,6 +66,10 @@ pub struct SideInfo {
     pub kind: Kind,
     /// Its version.
     pub version: String,
+    /// What is run, with COMMAND where the program inside comes.
+    pub command: String,
+    /// What it took to make it work here.
+    pub notes: Vec<String>,
 }
 
 impl From<&Side> for SideInfo {
@@ -74,6 +78,8 @@ impl From<&Side> for SideInfo {
             name: side.name.clone(),
             kind: side.kind,
             version: side.version.clone(),
+            command: side.command.clone(),
+            notes: side.notes.clone(),
         }
     }
 }

@@ -1,11 +1,21 @@
 //! The sides: ways to run one command with one root file system.
 //!
 //! Each is found by running it ([`find`]): a `docker` on PATH proves nothing, a container that says
-//! READY does. What needs time before the command can be spawned (an OCI bundle, an imported image) is
-//! done before the clock starts; what an instance leaves behind is removed after it has stopped.
-//! Read next: [`super::topic`].
+//! READY does. A runtime is first tried as its manual has it, then with what unusual hosts need; the
+//! side says which it was. What needs time before the command can be spawned (an OCI bundle, a loaded
+//! image) is done before the clock starts; what an instance leaves behind is removed after it has
+//! stopped.
+//! Read next: [`trial`].
 
+pub mod trial;
+pub mod words;
 pub mod floor;
+pub mod hybrid;
+pub mod oci;
+pub mod engine;
+pub mod ctr;
+pub mod vm;
+pub mod installed;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,8 +24,10 @@ use serde::Serialize;
 
 use super::root::Root;
 use super::scratch::Scratch;
+use crate::bench::rounds::Progress;
 use crate::bench::subject::Subject;
 use crate::console::signals::Signals;
+use trial::{Slot, Trial};
 
 /// What `--with` may name.
 pub const RUNTIMES: [&str; 7] = [
@@ -45,6 +57,10 @@ pub struct Side {
     pub kind: Kind,
     /// The runtime's own word for its version.
     pub version: String,
+    /// What is run, with COMMAND where the program inside comes; for the report.
+    pub command: String,
+    /// What it took to make it work on this host, in sentences; mostly none.
+    pub notes: Vec<String>,
     /// How.
     pub launch: Box<dyn Launch>,
 }
@@ -59,11 +75,12 @@ pub trait Launch: fmt::Debug {
     /// A sentence for the report.
     fn prepare(&self, instance: &str, command: &[&str]) -> Result<Subject, String>;
 
-    /// Removes whatever `instance` has left: it ended, failed or was killed.
-    fn remove(&self, _instance: &str) {}
+    /// Removes whatever `instance` has left. `ended_well`: it ended by itself, with status 0, and a
+    /// runtime that was told to remove it then has done so; else it failed, was killed or still runs.
+    fn remove(&self, _instance: &str, _ended_well: bool) {}
 
-    /// Files and folders that have to be on the disk for this side to work, without the root file
-    /// system: programs, libraries, the guest's kernel. For the topic of disks.
+    /// Files that have to be on the disk for this side to work, without the root file system:
+    /// programs, libraries, the guest's kernel. For the topic of disks.
     fn installed(&self) -> Vec<PathBuf> {
         Vec::new()
     }
@@ -102,12 +119,45 @@ pub struct Found {
     pub sides: Vec<Side>,
     /// Sides that did not.
     pub absent: Vec<Absent>,
+    /// The signal that asked to end meanwhile; then there may be more.
+    pub ended_by: Option<u8>,
 }
 
 /// Tries all floors, the runtimes of `wanted`, and cottage. A signal ends it early.
-pub fn find(_wanted: &[&str], root: &Root, _scratch: &Scratch, _signals: &mut Signals) -> Found {
-    Found {
-        sides: vec![floor::process(root.folder.clone())],
-        absent: Vec::new(),
+pub fn find(wanted: &[&str], root: &Root, scratch: &Scratch, signals: &mut Signals) -> Found {
+    // In the order of reports. Each looks whether its programs and engines are there, and then says
+    // which sides to try.
+    type Look = fn(&mut Trial<'_>) -> Vec<Result<Slot, Absent>>;
+    let all: [(&str, Look); 9] = [
+        ("process", floor::process),
+        ("unshare", floor::unshare),
+        ("bwrap", floor::bwrap),
+        ("crun", oci::crun),
+        ("runc", oci::runc),
+        ("ctr", ctr::ctr),
+        ("podman", engine::podman),
+        ("docker", engine::docker),
+        ("cottage", vm::cottage),
+    ];
+    let always = ["process", "cottage"];
+    let is_wanted = |name: &str| always.contains(&name) || wanted.contains(&name);
+    let mut progress = Progress::new("runtimes looked for", all.len());
+    let mut trial = Trial::new(root, scratch, signals);
+    let mut found = Found::default();
+    for (name, look) in all {
+        if is_wanted(name) {
+            for slot in look(&mut trial) {
+                match slot.and_then(|slot| trial.first_that_works(slot)) {
+                    Ok(side) => found.sides.push(side),
+                    Err(absent) => found.absent.push(absent),
+                }
+            }
+        }
+        if trial.ended_by.is_some() {
+            break;
+        }
+        progress.step();
     }
+    found.ended_by = trial.ended_by;
+    found
 }

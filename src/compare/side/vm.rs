@@ -1,0 +1,173 @@
+//! cottage: a kernel of its own, with the root file system in memory or on a disk.
+//!
+//! The command is started by our init, as with `cottage run -- COMMAND`. Whether KVM here can run Linux
+//! at all is found by trying; the doctor's verdict says why, if it cannot.
+//! Read next: [`super::installed`].
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::trial::{SECOND, Slot, Trial, Way, absent};
+use super::{Absent, Kind, Launch};
+use crate::bench::subject::Subject;
+use crate::bundle::Bundle;
+use crate::doctor::{self, Verdict};
+use crate::outcome::with_causes;
+use crate::timeline::Nanos;
+use crate::timeline::child::THIS_PROGRAM;
+
+/// What sides are called.
+const NAMES: [&str; 3] = [
+    "cottage, tiny kernel, initramfs",
+    "cottage, full kernel, initramfs",
+    "cottage, full kernel, read-only disk",
+];
+/// The full kernel is smaller.
+const KERNEL_LIMIT: u64 = 256 << 20; // 256 MiB
+/// How long a first boot may take; and where no kernel is expected to come up.
+const LIMITS: (Nanos, Nanos) = (10 * SECOND, 4 * SECOND);
+
+/// Flags of `cottage run`, before the command.
+#[derive(Debug)]
+struct Machine {
+    flags: Vec<OsString>,
+}
+
+/// cottage, with each kernel and each way to bring a root file system. Later come container images and
+/// snapshots.
+pub fn cottage(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
+    let verdict = doctor::diagnose(&doctor::gather(Path::new("/"))).verdict;
+    let expected = matches!(verdict, Verdict::FullSpeed | Verdict::Nested);
+    let flags = [
+        tiny_initramfs(trial),
+        full_initramfs(trial),
+        full_disk(trial),
+    ];
+    let limit = if expected { LIMITS.0 } else { LIMITS.1 };
+    let slot = |name: &str, flags| Slot {
+        name: name.to_owned(),
+        runtime: "cottage",
+        kind: Kind::Vm,
+        version: format!("cottage {}", env!("CARGO_PKG_VERSION")),
+        ways: vec![Way {
+            limit,
+            ..Way::new(Machine { flags }, &[])
+        }],
+    };
+    let mut all = Vec::new();
+    // What hinders one hinders all: a KVM that cannot run Linux is not tried thrice.
+    let mut hindered: Option<String> = None;
+    for (name, flags) in NAMES.into_iter().zip(flags) {
+        if let Some(reason) = &hindered {
+            all.extend(absent(name, Kind::Vm, reason.clone()));
+            continue;
+        }
+        match flags {
+            Err(reason) => all.extend(absent(name, Kind::Vm, reason)),
+            Ok(flags) if expected => all.push(Ok(slot(name, flags))),
+            Ok(flags) => match trial.first_that_works(slot(name, flags.clone())) {
+                Ok(_works_all_the_same) => all.push(Ok(slot(name, flags))),
+                Err(tried) => {
+                    let reason = in_words(&verdict, &tried.reason);
+                    hindered = Some(reason.clone());
+                    all.extend(absent(name, Kind::Vm, reason));
+                }
+            },
+        }
+    }
+    all
+}
+
+/// Why figures of what a guest's kernel does mean nothing beside those of the host's kernel; `None` if
+/// they do.
+pub fn emulated() -> Option<String> {
+    let verdict = doctor::diagnose(&doctor::gather(Path::new("/"))).verdict;
+    (verdict == Verdict::SoftwareBackEnd).then(|| {
+        "guest kernel code is emulated on this host: its processor offers no virtualization, and \
+         KVM's back end is software"
+            .to_owned()
+    })
+}
+
+/// Why it does not work, by what the doctor says and what the try said.
+fn in_words(verdict: &Verdict, tried: &str) -> String {
+    match verdict {
+        Verdict::SoftwareBackEnd => format!(
+            "this host's KVM is software, on which a stock kernel does not reach its first process \
+             ({tried}); cottage compare --in testbed runs both sides emulated"
+        ),
+        Verdict::Cannot(why) => format!("{why}; cottage doctor says what to do"),
+        Verdict::FullSpeed | Verdict::Nested => tried.to_owned(),
+    }
+}
+
+fn tiny_initramfs(trial: &mut Trial<'_>) -> Result<Vec<OsString>, String> {
+    let bundle = Bundle::open().map_err(|error| with_causes(&error))?;
+    bundle.kernel(false).map_err(|error| with_causes(&error))?;
+    Ok(vec![flag("--initramfs", &trial.root.initramfs()?)])
+}
+
+/// The full kernel is chosen for machines with devices; without one it has to be named, as a file.
+fn full_initramfs(trial: &mut Trial<'_>) -> Result<Vec<OsString>, String> {
+    let bundle = Bundle::open().map_err(|error| with_causes(&error))?;
+    let kernel = bundle.kernel(true).map_err(|error| with_causes(&error))?;
+    let bytes = kernel.read_vec(0, kernel.len(), KERNEL_LIMIT);
+    let bytes = bytes.map_err(|error| with_causes(&error))?;
+    let path = trial.scratch.folder().join("vmlinux");
+    let written = fs::write(&path, bytes);
+    written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    Ok(vec![
+        flag("--kernel", &path),
+        flag("--initramfs", &trial.root.initramfs()?),
+    ])
+}
+
+fn full_disk(trial: &mut Trial<'_>) -> Result<Vec<OsString>, String> {
+    let bundle = Bundle::open().map_err(|error| with_causes(&error))?;
+    bundle.kernel(true).map_err(|error| with_causes(&error))?;
+    let image = trial.root.disk()?;
+    // A comma in a name is written twice.
+    let image = image.to_string_lossy().replace(',', ",,");
+    Ok(vec![format!("--rootfs={image},ro").into()])
+}
+
+fn flag(name: &str, path: &Path) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push("=");
+    flag.push(path);
+    flag
+}
+
+impl Launch for Machine {
+    fn prepare(&self, _instance: &str, command: &[&str]) -> Result<Subject, String> {
+        let mut words = self.flags.clone();
+        words.push("--".into());
+        words.extend(command.iter().map(OsString::from));
+        Ok(Subject::Cottage {
+            program: THIS_PROGRAM.into(),
+            words,
+        })
+    }
+
+    /// One file, with the kernels in it.
+    fn installed(&self) -> Vec<PathBuf> {
+        fs::read_link(THIS_PROGRAM).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_back_end_is_told_with_what_to_do() {
+        let text = in_words(&Verdict::SoftwareBackEnd, "it did not end");
+        assert!(
+            text.contains("(it did not end)") && text.contains("--in testbed"),
+            "{text}"
+        );
+        let text = in_words(&Verdict::Cannot("no /dev/kvm".to_owned()), "status 111");
+        assert!(text.starts_with("no /dev/kvm;"), "{text}");
+    }
+}
