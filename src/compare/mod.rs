@@ -126,7 +126,7 @@ fn run(args: &CompareArgs) -> Result<u8, Error> {
         host,
         command: command_line(),
         partial: ended_by.is_some(),
-        root,
+        root: (&root).into(),
         sides: found.sides.iter().map(Into::into).collect(),
         absent: found.absent.clone(),
         plan,

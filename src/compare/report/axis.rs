@@ -16,8 +16,7 @@ const TICKS: f64 = 6.0;
 pub struct Axis {
     from: f64,
     to: f64,
-    /// Whether equal distances are equal factors.
-    pub log: bool,
+    log: bool,
 }
 
 impl Axis {
@@ -40,6 +39,21 @@ impl Axis {
             to: most.max(from + f64::EPSILON),
             log: false,
         }
+    }
+
+    /// Whether equal distances are equal factors.
+    pub fn log(&self) -> bool {
+        self.log
+    }
+
+    /// How many times as much each mark is as the one before, if they are factors.
+    pub fn factor(&self) -> Option<f64> {
+        self.log.then(|| 10.0_f64.powf(self.decades_a_mark()))
+    }
+
+    fn decades_a_mark(&self) -> f64 {
+        let decades = (self.to / self.from).log10().round();
+        (decades / TICKS).ceil().max(1.0)
     }
 
     /// Where `value` is, in percent.
@@ -76,7 +90,7 @@ impl Axis {
     /// Powers of ten, every one or every second or third.
     fn powers(&self) -> Vec<(f64, String)> {
         let decades = (self.to / self.from).log10().round();
-        let step = (decades / TICKS).ceil().max(1.0);
+        let step = self.decades_a_mark();
         (0..32)
             .map(|n| f64::from(n) * step)
             .take_while(|power| *power <= decades)
@@ -106,7 +120,7 @@ mod tests {
     #[test]
     fn sides_alike_get_an_axis_from_zero() {
         let axis = Axis::of(&[100.0, 250.0], &[120.0, 240.0]);
-        assert!(!axis.log);
+        assert!(!axis.log());
         assert_eq!(figures(&axis), ["0", "50", "100", "150", "200", "250"]);
         let near = |place: f64, wanted: f64| (place - wanted).abs() < 1e-9;
         assert!(near(axis.place(0.0), LEFT) && near(axis.place(250.0), LEFT + LENGTH));
@@ -120,14 +134,15 @@ mod tests {
     #[test]
     fn sides_far_apart_get_an_axis_of_factors() {
         let axis = Axis::of(&[0.09, 0.1, 251.0], &[0.1, 250.0]);
-        assert!(axis.log);
+        assert!(axis.log());
+        assert_eq!(axis.factor(), Some(10.0));
         assert_eq!(figures(&axis), ["0.01", "0.1", "1", "10", "100", "1000"]);
         assert!((axis.place(1.0) - (LEFT + LENGTH * 0.4)).abs() < 1e-9);
     }
 
     #[test]
     fn zero_has_no_place_on_an_axis_of_factors() {
-        assert!(!Axis::of(&[0.0, 251.0], &[0.0, 250.0]).log);
+        assert!(!Axis::of(&[0.0, 251.0], &[0.0, 250.0]).log());
     }
 
     #[test]

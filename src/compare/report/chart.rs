@@ -70,10 +70,9 @@ impl Drawing {
         } else {
             scale.name
         };
-        let how = if axis.log {
-            ": each mark is a fixed factor more than the one before (logarithmic axis)"
-        } else {
-            ""
+        let how = match axis.factor() {
+            Some(factor) => format!("; logarithmic: each mark is {factor} times the last"),
+            None => String::new(),
         };
         let y = bottom + 32.0;
         self.add(format_args!(
@@ -131,11 +130,12 @@ pub fn figure(figure: &Figure, instructions: bool) -> String {
 
 fn strips(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     let unit = |value: f64| value / scale.factor;
-    let values: Vec<f64> = shown
-        .iter()
+    // A side that takes nothing at all has no dot, so that the others can have an axis of factors.
+    let drawn = || shown.iter().filter(|(_, range)| range.max != 0.0);
+    let values: Vec<f64> = drawn()
         .flat_map(|(_, r)| [unit(r.min), unit(r.max)])
         .collect();
-    let middles: Vec<f64> = shown.iter().map(|(_, r)| unit(r.middle)).collect();
+    let middles: Vec<f64> = drawn().map(|(_, r)| unit(r.middle)).collect();
     let axis = Axis::of(&values, &middles);
     let mut drawing = Drawing {
         body: String::new(),
@@ -145,6 +145,10 @@ fn strips(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     for (index, (line, range)) in shown.iter().enumerate() {
         let top = ROW * index as f64;
         let place = |value: f64| axis.place(unit(value));
+        let under = top + ROW - 1.5;
+        drawing.add(format_args!(
+            r#"<line x1="1%" x2="99%" y1="{under}" y2="{under}" class="grid"/>"#
+        ));
         let ends = format!(
             " [{}..{}]",
             scale.number(range.min),
@@ -166,6 +170,9 @@ fn strips(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
                 &format!("{}, exact", scale.value(range.middle)),
                 "",
             );
+        }
+        if range.max == 0.0 && axis.log() {
+            continue;
         }
         for (index, value) in dots(&line.value).into_iter().enumerate() {
             // Spread over the height by turns, so that equal values do not cover each other.
@@ -240,11 +247,7 @@ fn curves(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     drawing.axis(&axis, pieces, bottom);
     for (index, (line, range)) in shown.iter().enumerate() {
         let top = CURVE_ROW * index as f64;
-        let middle = format!(
-            "{} for one more, {} points",
-            scale.value(range.middle),
-            range.n
-        );
+        let middle = format!("{} each, n {}", scale.value(range.middle), range.n);
         let ends = format!(
             " [{}..{}]",
             scale.number(range.min),

@@ -3,9 +3,10 @@
 //! ```text
 //!   { "report": "cottage compare", "version": "0.1.0", "command": ..., "partial": false,
 //!     "host": { "date": ..., "cpu": ..., "kvm": ... }, "load_before": "0.10", "load_after": ...,
-//!     "warnings": [...], "root": { "digest": ..., "bytes": ... },
+//!     "warnings": [...], "root": { "digest": ..., "bytes": ..., "left_out": [...] },
 //!     "plan": { "runs": 20, "warm_up": 2, "instructions": false, ... },
-//!     "sides": [ { "name": "crun", "kind": "container", "version": ... } ],
+//!     "sides": [ { "name": "crun", "kind": "container", "version": ..., "command": ...,
+//!                  "notes": [...] } ],
 //!     "absent": [ { "name": ..., "kind": ..., "reason": ... } ],
 //!     "findings": [ {
 //!       "topic": "start", "question": ..., "notes": [...],
@@ -34,12 +35,11 @@
 use serde::Serialize;
 
 use super::words;
-use super::{Report, SideInfo};
+use super::{Report, RootInfo, SideInfo};
 use crate::bench::host::Host;
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Line, Table, Unit};
 use crate::compare::relation::{Range, Relation, relation};
-use crate::compare::root::Root;
 use crate::compare::session::Plan;
 use crate::compare::side::{Absent, Kind};
 
@@ -53,7 +53,7 @@ struct JsonReport<'a> {
     load_before: &'a str,
     load_after: &'a str,
     warnings: &'a [String],
-    root: &'a Root,
+    root: &'a RootInfo,
     plan: &'a Plan,
     sides: &'a [SideInfo],
     absent: &'a [Absent],
@@ -186,6 +186,6 @@ mod tests {
         let crun = &json["findings"][0]["figures"][0]["lines"][3];
         assert_eq!(crun["beside_floor"]["side"], "process");
         assert!(crun["beside_floor"]["ratio"]["ratio"].as_f64().unwrap() > 10.0);
-        assert_eq!(crun["beside_vm"]["side"], "cottage, tiny kernel");
+        assert_eq!(crun["beside_vm"]["side"], "cottage, tiny kernel, initramfs");
     }
 }

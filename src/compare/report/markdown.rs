@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::words::{self, Scale};
-use super::{Report, guide};
+use super::{Report, SideInfo, guide};
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Table};
 use crate::compare::relation::{Range, relation};
@@ -24,24 +24,21 @@ pub fn render(report: &Report) -> String {
     for line in report.circumstances() {
         add!(text, "- {}", plain(&line));
     }
-    text += "\n| side | what it is | version |\n|---|---|---|\n";
+    text += "\n| side | what it is | version | how it is run |\n|---|---|---|---|\n";
     for side in &report.sides {
-        let kind = words::kind(side.kind);
-        add!(
-            text,
-            "| {} | {kind} | {} |",
-            plain(&side.name),
-            plain(&side.version)
-        );
+        let cells = [
+            &side.name,
+            words::kind(side.kind),
+            &side.version,
+            &how(side),
+        ]
+        .map(plain);
+        add!(text, "| {} |", cells.join(" | "));
     }
     for absent in &report.absent {
-        let kind = words::kind(absent.kind);
-        add!(
-            text,
-            "| {} | {kind} | not run: {} |",
-            plain(&absent.name),
-            plain(&absent.reason)
-        );
+        let why = format!("not run: {}", absent.reason);
+        let cells = [&absent.name, words::kind(absent.kind), "", &why].map(plain);
+        add!(text, "| {} |", cells.join(" | "));
     }
     for findings in &report.findings {
         topic(&mut text, report, findings);
@@ -50,6 +47,12 @@ pub fn render(report: &Report) -> String {
         claims(&mut text, &report.claims);
     }
     text
+}
+
+/// A side's command, and what it took to make it work.
+fn how(side: &SideInfo) -> String {
+    let notes = side.notes.iter().map(|note| format!("; {note}"));
+    side.command.clone() + &notes.collect::<String>()
 }
 
 fn topic(text: &mut String, report: &Report, findings: &Findings) {

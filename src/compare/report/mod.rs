@@ -44,7 +44,7 @@ pub struct Report {
     /// Whether it was cut short.
     pub partial: bool,
     /// What all sides have got.
-    pub root: Root,
+    pub root: RootInfo,
     /// Sides that ran.
     pub sides: Vec<SideInfo>,
     /// Sides that did not.
@@ -55,6 +55,27 @@ pub struct Report {
     pub findings: Vec<Findings>,
     /// What became of claims, if they were asked for.
     pub claims: Vec<Judged>,
+}
+
+/// The root file system, for the header.
+#[derive(Clone, Debug, Serialize)]
+pub struct RootInfo {
+    /// SHA-256 over names, kinds, modes and contents, in hexadecimal.
+    pub digest: String,
+    /// Bytes in its files.
+    pub bytes: u64,
+    /// What could not be made.
+    pub left_out: Vec<String>,
+}
+
+impl From<&Root> for RootInfo {
+    fn from(root: &Root) -> Self {
+        Self {
+            digest: root.digest.clone(),
+            bytes: root.bytes,
+            left_out: root.left_out.clone(),
+        }
+    }
 }
 
 /// A side, for the header.
@@ -172,6 +193,9 @@ impl Report {
             "root file system of all sides: {} bytes in files, sha256 {}",
             self.root.bytes, self.root.digest
         ));
+        if !self.root.left_out.is_empty() {
+            lines.push(format!("left out of it: {}", self.root.left_out.join(", ")));
+        }
         lines
     }
 }

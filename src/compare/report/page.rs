@@ -59,31 +59,45 @@ fn heading(page: &mut String, report: &Report) {
         let class = if warns { "alert" } else { "soft" };
         add!(page, "<p class=\"{class}\">{}</p>", escape(&line));
     }
-    page.push_str("<div class=\"scroll\"><table>\n<tr><th>side</th><th>what it is</th><th>version</th></tr>\n");
-    for side in &report.sides {
-        add!(
-            page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
-            escape(&side.name),
-            words::kind(side.kind),
-            escape(&side.version)
-        );
-    }
-    for absent in &report.absent {
-        add!(
-            page,
-            "<tr><td>{}</td><td>{}</td><td class=\"words\">not run: {}</td></tr>",
-            escape(&absent.name),
-            words::kind(absent.kind),
-            escape(&absent.reason)
-        );
-    }
-    page.push_str("</table></div>\n");
+    sides(page, report);
     page.push_str(
         "<p class=\"soft\">In the charts a hollow circle is a floor (a process, as little around it as \
          can be), a full circle a container, a square a VM. Grey boxes hold the values from p10 to p90; \
          the upright line is the median; n is how many values there are.</p>\n",
     );
+}
+
+fn sides(page: &mut String, report: &Report) {
+    page.push_str(
+        "<div class=\"scroll\"><table>\n<thead><tr><th>side</th><th>what it is</th><th>version</th>\
+         <th>how it is run</th></tr></thead>\n",
+    );
+    let mut row = |name: &str, kind, version: &str, how: &str| {
+        add!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td class=\"words\">{}</td><td class=\"words\">{how}</td></tr>",
+            escape(name),
+            words::kind(kind),
+            escape(version)
+        );
+    };
+    for side in &report.sides {
+        let notes = side
+            .notes
+            .iter()
+            .map(|note| format!("<br>{}", escape(note)));
+        let how = format!(
+            "<code>{}</code>{}",
+            escape(&side.command),
+            notes.collect::<String>()
+        );
+        row(&side.name, side.kind, &side.version, &how);
+    }
+    for absent in &report.absent {
+        let how = format!("not run: {}", escape(&absent.reason));
+        row(&absent.name, absent.kind, "", &how);
+    }
+    page.push_str("</table></div>\n");
 }
 
 fn topic(page: &mut String, report: &Report, findings: &Findings) {
@@ -164,8 +178,8 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
     };
     add!(
         page,
-        "<div class=\"scroll\"><table>\n<tr><th>side</th><th class=\"number\">{}{unit}</th>\
-         <th class=\"number\">min</th><th class=\"number\">max</th><th class=\"number\">n</th>{}</tr>",
+        "<div class=\"scroll\"><table>\n<thead><tr><th>side</th><th class=\"number\">{}{unit}</th>\
+         <th class=\"number\">min</th><th class=\"number\">max</th><th class=\"number\">n</th>{}</tr></thead>",
         words::middle(figure),
         heads.collect::<String>()
     );
@@ -185,7 +199,7 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
             .map(|value| format!("<td class=\"number\">{}</td>", scale.number(value)));
         add!(
             page,
-            "<tr><td>{}</td>{}<td class=\"number\">{}</td>{}</tr>",
+            "<tr><td class=\"side\">{}</td>{}<td class=\"number\">{}</td>{}</tr>",
             escape(&line.side),
             numbers.concat(),
             range.n,
@@ -223,7 +237,7 @@ fn word_table(page: &mut String, table: &Table) {
     add!(
         page,
         "<h3>{}</h3>\n<div class=\"scroll\"><table>\n\
-         <tr><th>property</th><th>answer</th><th>sides</th></tr>",
+         <thead><tr><th>property</th><th>answer</th><th>sides</th></tr></thead>",
         escape(&table.title)
     );
     for row in &table.rows {

@@ -1,12 +1,9 @@
 //! A report as a comparison may give it: made-up values of the sizes that real ones have.
 
-use std::path::PathBuf;
-
-use super::{Report, SideInfo};
+use super::{Report, RootInfo, SideInfo};
 use crate::bench::host::Host;
 use crate::compare::claims::Claims;
 use crate::compare::finding::{Figure, Findings, Line, Point, Row, Table, Unit, Value};
-use crate::compare::root::Root;
 use crate::compare::session::Plan;
 use crate::compare::side::{Absent, Kind};
 
@@ -51,7 +48,7 @@ const SIDES: [Made; 10] = [
         [99, 0, 1],
     ),
     (
-        "cottage, tiny kernel",
+        "cottage, tiny kernel, initramfs",
         Kind::Vm,
         "0.1.0",
         61_000,
@@ -59,7 +56,7 @@ const SIDES: [Made; 10] = [
         [4, 70, 26],
     ),
     (
-        "cottage, full kernel, disk",
+        "cottage, full kernel, read-only disk",
         Kind::Vm,
         "0.1.0",
         118_000,
@@ -85,10 +82,10 @@ pub(in crate::compare) fn report() -> Report {
         load: ("0.10".to_owned(), "0.85".to_owned()),
         warnings: vec!["other programs used 0.40 processors on average meanwhile".to_owned()],
         partial: false,
-        root: Root {
-            folder: PathBuf::new(),
+        root: RootInfo {
             digest: "5d41402abc4b2a76b9719d911017c592ae1f1c3d2c0d7f3f0f9f8a1b2c3d4e5f".to_owned(),
             bytes: 2_049_128,
+            left_out: vec!["dev/console".to_owned()],
         },
         sides: SIDES.iter().map(info).collect(),
         absent: vec![Absent {
@@ -129,6 +126,11 @@ fn info(made: &Made) -> SideInfo {
         name: made.0.to_owned(),
         kind: made.1,
         version: made.2.to_owned(),
+        command: format!("{} COMMAND", made.0),
+        notes: match made.0 {
+            "crun" => vec!["without the cgroup2 mount, which this version refuses".to_owned()],
+            _ => Vec::new(),
+        },
     }
 }
 

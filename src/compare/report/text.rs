@@ -42,12 +42,12 @@ fn heading(report: &Report) -> String {
     text += "sides:\n";
     for side in &report.sides {
         let version = format!("{} {}", side.name, side.version);
-        let _infallible = writeln!(
-            text,
-            "  {} ({})",
-            version.trim_end(),
-            words::kind(side.kind)
-        );
+        let kind = words::kind(side.kind);
+        let line = format!("{} ({kind}): {}", version.trim_end(), side.command);
+        text += &wrap(&line, WIDTH, "  ", "      ");
+        for note in &side.notes {
+            text += &wrap(note, WIDTH, "    - ", "      ");
+        }
     }
     for absent in &report.absent {
         let line = format!("{}: not run: {}", absent.name, absent.reason);
@@ -229,7 +229,10 @@ mod tests {
         assert_eq!(cells[0], "crun");
         assert_eq!((cells[3], cells[4]), ("11.2", "20"), "{crun}");
         assert!(crun.contains(" x"), "{crun}");
-        assert!(table.contains("VM: cottage, tiny kernel"), "{table}");
+        assert!(
+            table.contains("VM: cottage, tiny kernel, initramfs"),
+            "{table}"
+        );
     }
 
     #[test]
