@@ -1,6 +1,6 @@
 //! Values, relations and machines in words; the same in all forms of the report.
 //!
-//! Read next: [`super::text`].
+//! Read next: [`super::guide`].
 
 use crate::bench::host::Host;
 use crate::compare::claims::{Judged, Verdict};
