@@ -190,7 +190,9 @@ mod tests {
         for case in cases {
             let numbers = |of: &str| {
                 let numbers = case[of].as_array().unwrap().iter();
-                numbers.map(|number| number.as_u64().unwrap()).collect::<Vec<_>>()
+                numbers
+                    .map(|number| number.as_u64().unwrap())
+                    .collect::<Vec<_>>()
             };
             let points = numbers("instances").into_iter().zip(numbers("values"));
             let slope = slope(&curve(&points.collect::<Vec<_>>())).unwrap();

@@ -108,7 +108,7 @@ impl Drawing {
     }
 }
 
-/// The chart of a figure; empty if no side has anything to show.
+/// The chart of a figure; empty if no side has anything to show, or all have nothing but 0.
 pub fn figure(figure: &Figure, instructions: bool) -> String {
     let scale = Scale::of(figure, instructions);
     let shown: Vec<(&Line, Range)> = figure
@@ -132,6 +132,9 @@ fn strips(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     let unit = |value: f64| value / scale.factor;
     // A side that takes nothing at all has no dot, so that the others can have an axis of factors.
     let drawn = || shown.iter().filter(|(_, range)| range.max != 0.0);
+    if drawn().next().is_none() {
+        return String::new();
+    }
     let values: Vec<f64> = drawn()
         .flat_map(|(_, r)| [unit(r.min), unit(r.max)])
         .collect();
@@ -228,6 +231,9 @@ fn curves(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
         _ => Vec::new(),
     };
     let all: Vec<Point> = shown.iter().flat_map(|(line, _)| points(line)).collect();
+    if all.iter().all(|point| point.value == 0) {
+        return String::new();
+    }
     let instances: Vec<f64> = all.iter().map(|point| point.instances as f64).collect();
     let most = all
         .iter()
@@ -351,4 +357,83 @@ fn spoken(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
         words::middle(figure),
         sides.join("; ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    fn chart(key: &str) -> String {
+        figure(testing::figure(&testing::report(), key), false)
+    }
+
+    #[test]
+    fn every_value_has_a_mark_and_every_side_its_n() {
+        let svg = chart("start.first-output");
+        // Two floors and six containers, and two VMs, of twenty rounds each.
+        assert_eq!(svg.matches("<circle").count(), 8 * 20);
+        assert_eq!(svg.matches("class=\"vm\"").count(), 2 * 20);
+        assert_eq!(svg.matches("class=\"median\"").count(), 10);
+        assert_eq!(svg.matches(", n 20").count(), 10);
+        assert!(
+            svg.contains("ms; logarithmic: each mark is 10 times the last"),
+            "{svg}"
+        );
+        assert!(svg.contains("role=\"img\""));
+    }
+
+    #[test]
+    fn every_place_is_a_number() {
+        for findings in &testing::report().findings {
+            for one in &findings.figures {
+                let svg = figure(one, false);
+                assert!(!svg.contains("NaN") && !svg.contains("inf%"), "{svg}");
+            }
+        }
+    }
+
+    #[test]
+    fn curves_share_their_axes() {
+        let svg = chart("memory.host");
+        assert!(svg.contains("instances side by side") && svg.contains("each row from 0 to"));
+        // Three points and two lines between them, a side.
+        assert_eq!(svg.matches("class=\"curve").count(), 10 * 2);
+    }
+
+    #[test]
+    fn parts_fill_their_bars() {
+        let report = testing::report();
+        let whole = testing::figure(&report, "start.first-output");
+        let (_, parts) = words::with_parts(&report.findings[0]).remove(0);
+        let svg = bars(whole, &parts, false);
+        assert_eq!(svg.matches("class=\"part ").count(), 10 * 3);
+        assert!(svg.contains(", n 20") && svg.contains(" = "));
+    }
+
+    #[test]
+    fn very_many_values_are_thinned_and_that_is_said() {
+        let mut one = testing::figure(&testing::report(), "start.gone").clone();
+        one.lines.truncate(1);
+        assert_eq!(thinned(&one), None);
+        one.lines[0].value = Value::Samples((0..100_000).map(|n| Some(1_000_000 + n)).collect());
+        assert_eq!(figure(&one, false).matches("<circle").count(), MAX_DOTS);
+        assert_eq!(
+            thinned(&one).unwrap(),
+            "400 dots of 100000 values, evenly by rank"
+        );
+        let dots = dots(&one.lines[0].value);
+        assert_eq!((dots[0], dots[MAX_DOTS - 1]), (1_000_000.0, 1_099_999.0));
+    }
+
+    #[test]
+    fn nothing_to_show_is_no_chart() {
+        let mut one = testing::figure(&testing::report(), "disk.engine").clone();
+        for line in &mut one.lines {
+            line.value = Value::Exact(0);
+        }
+        assert_eq!(figure(&one, false), "");
+        one.lines[0].value = Value::Exact(5);
+        assert_eq!(figure(&one, false).matches("<circle").count(), 2 + 7);
+    }
 }

@@ -109,15 +109,7 @@ fn numbers(text: &mut String, figure: &Figure, instructions: bool) {
         "---:|".repeat(beside.len())
     );
     for line in &figure.lines {
-        let side = plain(&line.side);
         let Some(range) = Range::of(line) else {
-            let why = words::missing(line).unwrap_or_default();
-            add!(
-                text,
-                "| {side} | {} | | | |{}",
-                plain(&why),
-                " |".repeat(beside.len())
-            );
             continue;
         };
         let cells = beside.iter().map(|own| {
@@ -131,7 +123,8 @@ fn numbers(text: &mut String, figure: &Figure, instructions: bool) {
         });
         add!(
             text,
-            "| {side} | {} | {} | {} | {} |{}",
+            "| {} | {} | {} | {} | {} |{}",
+            plain(&line.side),
             scale.number(range.middle),
             scale.number(range.min),
             scale.number(range.max),
@@ -140,6 +133,13 @@ fn numbers(text: &mut String, figure: &Figure, instructions: bool) {
         );
     }
     add!(text, "\n({})", words::columns(figure));
+    let missing = words::all_missing(figure);
+    if !missing.is_empty() {
+        text.push('\n');
+    }
+    for missing in missing {
+        add!(text, "- {}", plain(&missing));
+    }
 }
 
 fn in_parts(text: &mut String, whole: &Figure, parts: &[&Figure], instructions: bool) {
@@ -252,7 +252,10 @@ mod tests {
                 cells = None;
             }
         }
-        assert!(text.contains("| ctr | not run: no engine answers"));
+        assert!(
+            text.contains("\n- ctr: not run: no engine answers"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -148,17 +148,18 @@ fn one_figure(page: &mut String, figure: &Figure, instructions: bool) {
     if let Some(words) = chart::thinned(figure) {
         add!(page, "<p class=\"soft\">{words}</p>");
     }
-    let missing = figure
-        .lines
-        .iter()
-        .filter_map(|line| Some((line, words::missing(line)?)));
-    let missing: Vec<_> = missing
-        .map(|(line, why)| format!("<li>{}: {}</li>\n", escape(&line.side), escape(&why)))
-        .collect();
+    let missing = words::all_missing(figure);
     if !missing.is_empty() {
-        add!(page, "<ul class=\"soft\">\n{}</ul>", missing.concat());
+        let items = missing
+            .iter()
+            .map(|line| format!("<li>{}</li>\n", escape(line)));
+        add!(
+            page,
+            "<ul class=\"soft\">\n{}</ul>",
+            items.collect::<String>()
+        );
     }
-    if figure.lines.len() > missing.len() {
+    if figure.lines.iter().any(|line| Range::of(line).is_some()) {
         numbers(page, figure, scale);
     }
 }
@@ -208,8 +209,7 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
     }
     add!(
         page,
-        "</table></div>\n<p class=\"soft\">{}; x: ratio of the medians, in brackets the middle half of \
-         the ratios round by round; no ratio where the ranges from p10 to p90 overlap.</p>",
+        "</table></div>\n<p class=\"soft\">{}; in brackets the middle half of the ratios, round by round.</p>",
         words::columns(figure)
     );
 }
@@ -310,4 +310,102 @@ fn claims(page: &mut String, claims: &[Judged]) {
         );
     }
     page.push_str("</section>\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+    use crate::compare::finding::Value;
+
+    #[test]
+    fn it_needs_nothing_from_outside() {
+        let page = render(&testing::judged());
+        for word in [
+            "http:", "https:", "<script", "url(", "@import", "<link", "src=",
+        ] {
+            assert!(!page.contains(word), "{word}");
+        }
+        assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_escaped() {
+        let mut report = testing::judged();
+        let hostile = "</title><script>alert('\"&</script>";
+        report.command = hostile.to_owned();
+        report.host.cpu = hostile.to_owned();
+        report.warnings = vec![hostile.to_owned()];
+        report.sides[0].version = hostile.to_owned();
+        report.sides[0].command = hostile.to_owned();
+        report.absent[0].reason = hostile.to_owned();
+        report.claims[0].claim.quote = hostile.to_owned();
+        let figure = &mut report.findings[0].figures[0];
+        figure.title = hostile.to_owned();
+        figure.end_points = hostile.to_owned();
+        for line in &mut figure.lines {
+            line.side = hostile.to_owned();
+        }
+        figure.lines[0].value = Value::NotRun(hostile.to_owned());
+        let page = render(&report);
+        assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
+        assert_eq!(
+            page.matches("</title>").count(),
+            page.matches("<title>").count()
+        );
+    }
+
+    #[test]
+    fn tags_are_closed_in_order() {
+        let page = render(&testing::judged());
+        let mut open = Vec::new();
+        for piece in page.split('<').skip(1) {
+            let tag = piece.split(['>', ' ', '\n']).next().unwrap();
+            let closed_by_itself = piece.split('>').next().unwrap().ends_with('/');
+            if let Some(tag) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(tag), "{piece}");
+            } else if !closed_by_itself && !["!DOCTYPE", "meta", "br"].contains(&tag) {
+                open.push(tag);
+            }
+        }
+        assert_eq!(open, [""; 0]);
+    }
+
+    /// A colour's luminance. Source: WCAG 2.2, "relative luminance".
+    fn luminance(color: &str) -> f64 {
+        let part = |at: usize| {
+            let value = u8::from_str_radix(&color[at..at + 2], 16).unwrap();
+            let value = f64::from(value) / 255.0;
+            if value <= 0.04045 {
+                value / 12.92
+            } else {
+                ((value + 0.055) / 1.055).powf(2.4)
+            }
+        };
+        0.2126 * part(1) + 0.7152 * part(3) + 0.0722 * part(5)
+    }
+
+    #[test]
+    fn text_stands_out_from_paper_in_light_and_dark() {
+        let themes: Vec<_> = STYLE.split(":root {").skip(1).collect();
+        assert_eq!(themes.len(), 2);
+        for theme in themes {
+            let color = |name: &str| {
+                let (_, rest) = theme.split_once(&format!("--{name}: ")).unwrap();
+                luminance(&rest[..7])
+            };
+            let contrast = |a: f64, b: f64| (a.max(b) + 0.05) / (a.min(b) + 0.05);
+            for text in ["ink", "soft", "link"] {
+                for behind in ["paper", "panel"] {
+                    let contrast = contrast(color(text), color(behind));
+                    assert!(contrast >= 4.5, "{text} on {behind}: {contrast:.2}");
+                }
+            }
+            // Marks need less: WCAG 2.2, 1.4.11.
+            for mark in ["floor", "container", "vm", "part0", "part1", "part2"] {
+                let contrast = contrast(color(mark), color("paper"));
+                assert!(contrast >= 3.0, "{mark}: {contrast:.2}");
+            }
+        }
+    }
 }

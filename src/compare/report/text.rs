@@ -31,7 +31,8 @@ pub fn render(report: &Report) -> String {
     if !report.claims.is_empty() {
         text += &claims(&report.claims);
     }
-    text
+    // Guests and containers have a say in it: nothing of theirs may steer the terminal.
+    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
 fn heading(report: &Report) -> String {
@@ -41,10 +42,16 @@ fn heading(report: &Report) -> String {
     }
     text += "sides:\n";
     for side in &report.sides {
-        let version = format!("{} {}", side.name, side.version);
-        let kind = words::kind(side.kind);
-        let line = format!("{} ({kind}): {}", version.trim_end(), side.command);
-        text += &wrap(&line, WIDTH, "  ", "      ");
+        let line = format!(
+            "{} ({}): {}",
+            side.name,
+            words::kind(side.kind),
+            side.version
+        );
+        text += &wrap(line.trim_end_matches([':', ' ']), WIDTH, "  ", "      ");
+        if !side.command.is_empty() {
+            text += &wrap(&side.command, WIDTH, "    $ ", "      ");
+        }
         for note in &side.notes {
             text += &wrap(note, WIDTH, "    - ", "      ");
         }
@@ -106,15 +113,13 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
         heads.collect::<String>()
     );
     for line in &figure.lines {
+        let Some(range) = Range::of(line) else {
+            continue;
+        };
         let mut name = format!("  {:<NAME$}", line.side);
         if line.side.chars().count() > NAME {
             name += &format!("\n  {:<NAME$}", "");
         }
-        let Some(range) = Range::of(line) else {
-            let missing = words::missing(line).unwrap_or_default();
-            text += &wrap(&missing, WIDTH, &format!("{name} "), "      ");
-            continue;
-        };
         let cells = beside.iter().map(|(_, own)| {
             let cell = if own.side == line.side {
                 "1".to_owned()
@@ -132,6 +137,9 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
             range.n,
             cells.collect::<String>()
         );
+    }
+    for missing in words::all_missing(figure) {
+        text += &wrap(&missing, WIDTH, "  ", "      ");
     }
     let mut legend = format!("({}", words::columns(figure));
     for (kind, own) in beside {
@@ -205,8 +213,13 @@ mod tests {
     use crate::compare::finding::Value;
 
     fn line<'a>(text: &'a str, side: &str) -> &'a str {
-        let begin = format!("  {side} ");
-        text.lines().find(|line| line.starts_with(&begin)).unwrap()
+        let mut lines = text.lines();
+        let begins = |line: &&str| {
+            [" ", ":"]
+                .iter()
+                .any(|end| line.starts_with(&format!("  {side}{end}")))
+        };
+        lines.find(begins).unwrap()
     }
 
     #[test]
@@ -238,7 +251,10 @@ mod tests {
     #[test]
     fn what_was_not_run_is_told_with_the_reason() {
         let text = render(&testing::report());
-        assert!(line(&text, "ctr").contains("not run: no engine answers"));
+        assert!(
+            text.contains("\n  ctr: not run: no engine answers"),
+            "{text}"
+        );
         assert!(text.contains("not comparable here:"));
     }
 
@@ -260,6 +276,16 @@ mod tests {
             line(&table, "crun").contains("cut off before its turn"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn nobody_steers_the_terminal() {
+        let mut report = testing::report();
+        report.findings[3].tables[0].rows[0].cells[9] = "\u{1b}[2J\u{9b}31m".to_owned();
+        report.absent[0].reason = "\u{7}bell".to_owned();
+        let text = render(&report);
+        assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{7}']), "{text}");
+        assert!(text.contains("\u{fffd}[2J"), "{text}");
     }
 
     #[test]

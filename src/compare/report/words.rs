@@ -147,17 +147,34 @@ pub fn missing(line: &Line) -> Option<String> {
     }
 }
 
-/// What a line's numbers are.
+/// Why lines have no figure, each reason once, with the sides it holds for.
+pub fn all_missing(figure: &Figure) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in &figure.lines {
+        let Some(why) = missing(line) else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, sides)) => sides.push(&line.side),
+            None => groups.push((why, vec![&line.side])),
+        }
+    }
+    let told = groups
+        .iter()
+        .map(|(why, sides)| format!("{}: {why}", sides.join("; ")));
+    told.collect()
+}
+
+/// What a figure's numbers and ratios are.
 pub fn columns(figure: &Figure) -> &'static str {
     let curve = |line: &Line| matches!(line.value, Value::Curve(_));
     let exact = |line: &Line| matches!(line.value, Value::Exact(_));
     if figure.lines.iter().any(curve) {
-        "what one more instance takes: the slope over all n points; least and most between \
-         neighbouring points"
+        "what one more instance takes: the slope over all n points, the least and the most between \
+         neighbouring points; no ratio where those overlap"
     } else if figure.lines.iter().any(exact) {
-        "numbers that do not vary from run to run"
+        "single numbers, without a spread"
     } else {
-        "median, least and most of n rounds"
+        "median, least and most of n values; x: ratio of the medians, only where the ranges from p10 to \
+         p90 are apart"
     }
 }
 
@@ -311,6 +328,19 @@ mod tests {
         assert_eq!(unit("disk.engine", false).name, "MiB");
         assert_eq!(unit("isolation.syscalls", false).value(332.0), "332");
         assert_eq!(unit("cost.syscall", false).value(141.0), "141 ns");
+    }
+
+    #[test]
+    fn a_reason_is_told_once_for_all_its_sides() {
+        let report = testing::report();
+        assert_eq!(
+            all_missing(testing::figure(&report, "cost.syscall")),
+            [
+                "ctr: not run: no engine answers on /run/containerd/containerd.sock",
+                "cottage, tiny kernel, initramfs; cottage, full kernel, read-only disk: not comparable \
+                 here: guest kernel code is emulated on this host"
+            ]
+        );
     }
 
     #[test]
