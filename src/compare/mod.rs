@@ -19,6 +19,7 @@ pub mod scratch;
 pub mod sweep;
 pub mod root;
 pub mod session;
+pub mod testbed;
 pub mod claims;
 pub mod report;
 
@@ -26,7 +27,7 @@ use std::io::{self, Write};
 
 use crate::bench::host::{self, Host, Moment};
 use crate::bench::subject::quote;
-use crate::cli::compare::{CompareArgs, Topic};
+use crate::cli::compare::{CompareArgs, Place, Topic};
 use crate::console::signals::Signals;
 use crate::console::words::say;
 use crate::outcome::{SIGNAL_BASE, USER_ERROR, VMM_FAILURE, with_causes};
@@ -41,9 +42,6 @@ use side::Found;
 const RUNS: (usize, usize) = (20, 7);
 /// Rounds before them.
 const WARM_UP: (usize, usize) = (2, 1);
-
-/// Set in the testbed, to `testbed`.
-const TESTBED: &str = "COTTAGE_BACKEND";
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +69,9 @@ pub enum Error {
     /// There is no root file system to give to the sides.
     #[error(transparent)]
     Root(#[from] root::Error),
+    /// The testbed cannot be had.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
     /// Signals cannot be watched.
     #[error("Cannot watch for signals")]
     Signals(#[source] io::Error),
@@ -81,6 +82,7 @@ impl Error {
         match self {
             Self::With { .. } | Self::Pin(_) | Self::Claims(_) => USER_ERROR,
             Self::Report(error) => error.exit_code(),
+            Self::Testbed(error) => error.exit_code(),
             Self::Root(_) => USER_ERROR,
             // A place that cannot be worked in is the user's to choose.
             Self::Scratch(_) => USER_ERROR,
@@ -99,10 +101,14 @@ pub fn main(args: &CompareArgs) -> u8 {
 
 fn run(args: &CompareArgs) -> Result<u8, Error> {
     let wanted = wanted(&args.with)?;
+    testbed::check(args)?;
     let plan = plan(args)?;
     let claims = claims_of(args)?;
     let out = args.out.as_deref().map(report::Out::open).transpose()?;
     let mut signals = Signals::block().map_err(Error::Signals)?;
+    if args.place == Place::Testbed {
+        return Ok(testbed::main(args, &mut signals)?);
+    }
     let mut scratch = Scratch::make()?;
     scratch.adopt_orphans();
     let root = Root::make(&scratch)?;
@@ -189,11 +195,14 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
         emulated: side::vm::emulated(),
         instructions: args.instructions,
-        testbed: std::env::var_os(TESTBED).is_some_and(|place| place == "testbed"),
+        testbed: testbed::is_inside(),
     })
 }
 
 fn command_line() -> String {
+    if let Some(outer) = testbed::command_line() {
+        return outer;
+    }
     let words = std::env::args().skip(1);
     let words: Vec<_> = words.map(|word| quote(&word)).collect();
     format!("cottage {}", words.join(" "))

@@ -64,7 +64,7 @@ pub struct RootInfo {
     pub digest: String,
     /// Bytes in its files.
     pub bytes: u64,
-    /// What could not be made.
+    /// Names that are missing where it is a folder of this host.
     pub left_out: Vec<String>,
 }
 
