@@ -80,6 +80,91 @@ impl Drawing {
         ));
     }
 
+    /// One side's values, from `top` down.
+    fn strip(&mut self, axis: &Axis, scale: Scale, top: f64, (line, range): (&Line, &Range)) {
+        let place = |value: f64| axis.place(value / scale.factor);
+        let under = top + ROW - 1.5;
+        self.add(format_args!(
+            r#"<line x1="1%" x2="99%" y1="{under}" y2="{under}" class="grid"/>"#
+        ));
+        let ends = format!(
+            " [{}..{}]",
+            scale.number(range.min),
+            scale.number(range.max)
+        );
+        if range.n > 1 {
+            let middle = format!("{}, n {}", scale.value(range.middle), range.n);
+            self.row(top, line, &middle, &ends);
+            let (low, high) = (place(range.low), place(range.high));
+            let (y, height) = (top + NAMES + 1.0, ROW - NAMES - 6.0);
+            self.add(format_args!(
+                r#"<rect x="{low:.2}%" y="{y}" width="{:.2}%" height="{height}" class="box"/>"#,
+                (high - low).max(0.2)
+            ));
+        } else {
+            self.row(
+                top,
+                line,
+                &format!("{}, one value", scale.value(range.middle)),
+                "",
+            );
+        }
+        if range.max == 0.0 && axis.log() {
+            return;
+        }
+        for (index, value) in dots(&line.value).into_iter().enumerate() {
+            // Spread over the height by turns, so that equal values do not cover each other.
+            let y = top + NAMES + 11.0 + ((index * 5) % 11) as f64 - 5.0;
+            self.dot(place(value), y, line.kind);
+        }
+        if range.n > 1 {
+            let x = place(range.middle);
+            let (from, to) = (top + NAMES - 1.0, top + ROW - 3.0);
+            self.add(format_args!(
+                r#"<line x1="{x:.2}%" x2="{x:.2}%" y1="{from}" y2="{to}" class="median"/>"#
+            ));
+        }
+    }
+
+    /// One side's curve, from `top` down; `most` is as high as a row.
+    fn curve(
+        &mut self,
+        (axis, most): (&Axis, f64),
+        scale: Scale,
+        top: f64,
+        (line, range): (&Line, &Range),
+    ) {
+        let middle = format!("{} each, n {}", scale.value(range.middle), range.n);
+        let ends = format!(
+            " [{}..{}]",
+            scale.number(range.min),
+            scale.number(range.max)
+        );
+        self.row(top, line, &middle, &ends);
+        let base = top + CURVE_ROW - 4.0;
+        let place = |point: &Point| {
+            let height = (CURVE_ROW - NAMES - 8.0) * point.value as f64 / most;
+            (axis.place(point.instances as f64), base - height)
+        };
+        self.add(format_args!(
+            r#"<line x1="1%" x2="99%" y1="{base}" y2="{base}" class="grid"/>"#
+        ));
+        let points = points_of(line);
+        for pair in points.windows(2) {
+            if let [from, to] = pair {
+                let ((x1, y1), (x2, y2)) = (place(from), place(to));
+                self.add(format_args!(
+                    r#"<line x1="{x1:.2}%" y1="{y1:.1}" x2="{x2:.2}%" y2="{y2:.1}" class="curve {}"/>"#,
+                    words::kind(line.kind).to_lowercase()
+                ));
+            }
+        }
+        for point in points {
+            let (x, y) = place(point);
+            self.dot(x, y, line.kind);
+        }
+    }
+
     /// Shape of a kind of side: hollow circles, circles, squares.
     fn dot(&mut self, x: f64, y: f64, kind: Kind) {
         match kind {
@@ -146,49 +231,7 @@ fn strips(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     let bottom = ROW * shown.len() as f64 + 4.0;
     drawing.axis(&axis, scale, bottom);
     for (index, (line, range)) in shown.iter().enumerate() {
-        let top = ROW * index as f64;
-        let place = |value: f64| axis.place(unit(value));
-        let under = top + ROW - 1.5;
-        drawing.add(format_args!(
-            r#"<line x1="1%" x2="99%" y1="{under}" y2="{under}" class="grid"/>"#
-        ));
-        let ends = format!(
-            " [{}..{}]",
-            scale.number(range.min),
-            scale.number(range.max)
-        );
-        if range.n > 1 {
-            let middle = format!("{}, n {}", scale.value(range.middle), range.n);
-            drawing.row(top, line, &middle, &ends);
-            let (low, high) = (place(range.low), place(range.high));
-            let (y, height) = (top + NAMES + 1.0, ROW - NAMES - 6.0);
-            drawing.add(format_args!(
-                r#"<rect x="{low:.2}%" y="{y}" width="{:.2}%" height="{height}" class="box"/>"#,
-                (high - low).max(0.2)
-            ));
-        } else {
-            drawing.row(
-                top,
-                line,
-                &format!("{}, exact", scale.value(range.middle)),
-                "",
-            );
-        }
-        if range.max == 0.0 && axis.log() {
-            continue;
-        }
-        for (index, value) in dots(&line.value).into_iter().enumerate() {
-            // Spread over the height by turns, so that equal values do not cover each other.
-            let y = top + NAMES + 11.0 + ((index * 5) % 11) as f64 - 5.0;
-            drawing.dot(place(value), y, line.kind);
-        }
-        if range.n > 1 {
-            let x = place(range.middle);
-            let (from, to) = (top + NAMES - 1.0, top + ROW - 3.0);
-            drawing.add(format_args!(
-                r#"<line x1="{x:.2}%" x2="{x:.2}%" y1="{from}" y2="{to}" class="median"/>"#
-            ));
-        }
+        drawing.strip(&axis, scale, ROW * index as f64, (line, range));
     }
     drawing.finish(bottom + AXIS, &spoken(figure, shown, scale))
 }
@@ -226,11 +269,10 @@ pub fn thinned(figure: &Figure) -> Option<String> {
 
 /// A row a side with its own curve, all on the same two axes, so that steepness can be compared.
 fn curves(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
-    let points = |line: &Line| match &line.value {
-        Value::Curve(points) => points.clone(),
-        _ => Vec::new(),
-    };
-    let all: Vec<Point> = shown.iter().flat_map(|(line, _)| points(line)).collect();
+    let all: Vec<Point> = shown
+        .iter()
+        .flat_map(|(line, _)| points_of(line).to_vec())
+        .collect();
     if all.iter().all(|point| point.value == 0) {
         return String::new();
     }
@@ -252,36 +294,12 @@ fn curves(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
     let bottom = CURVE_ROW * shown.len() as f64 + 4.0;
     drawing.axis(&axis, pieces, bottom);
     for (index, (line, range)) in shown.iter().enumerate() {
-        let top = CURVE_ROW * index as f64;
-        let middle = format!("{} each, n {}", scale.value(range.middle), range.n);
-        let ends = format!(
-            " [{}..{}]",
-            scale.number(range.min),
-            scale.number(range.max)
+        drawing.curve(
+            (&axis, most),
+            scale,
+            CURVE_ROW * index as f64,
+            (line, range),
         );
-        drawing.row(top, line, &middle, &ends);
-        let base = top + CURVE_ROW - 4.0;
-        let place = |point: &Point| {
-            let height = (CURVE_ROW - NAMES - 8.0) * point.value as f64 / most;
-            (axis.place(point.instances as f64), base - height)
-        };
-        drawing.add(format_args!(
-            r#"<line x1="1%" x2="99%" y1="{base}" y2="{base}" class="grid"/>"#
-        ));
-        let points = points(line);
-        for pair in points.windows(2) {
-            if let [from, to] = pair {
-                let ((x1, y1), (x2, y2)) = (place(from), place(to));
-                drawing.add(format_args!(
-                    r#"<line x1="{x1:.2}%" y1="{y1:.1}" x2="{x2:.2}%" y2="{y2:.1}" class="curve {}"/>"#,
-                    words::kind(line.kind).to_lowercase()
-                ));
-            }
-        }
-        for point in &points {
-            let (x, y) = place(point);
-            drawing.dot(x, y, line.kind);
-        }
     }
     let note = format!("each row from 0 to {}", scale.value(most));
     let y = bottom + 32.0;
@@ -290,6 +308,13 @@ fn curves(figure: &Figure, shown: &[(&Line, Range)], scale: Scale) -> String {
         escape(&note)
     ));
     drawing.finish(bottom + AXIS, &spoken(figure, shown, scale))
+}
+
+fn points_of(line: &Line) -> &[Point] {
+    match &line.value {
+        Value::Curve(points) => points,
+        _ => &[],
+    }
 }
 
 /// A bar a side, cut into its parts by their medians.

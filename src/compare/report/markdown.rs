@@ -8,8 +8,7 @@ use super::words::{self, Scale};
 use super::{Report, SideInfo, guide};
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Table};
-use crate::compare::relation::{Range, relation};
-use crate::compare::side::Kind;
+use crate::compare::relation::Range;
 
 /// Adds a line.
 macro_rules! add {
@@ -79,10 +78,7 @@ fn topic(text: &mut String, report: &Report, findings: &Findings) {
 
 fn numbers(text: &mut String, figure: &Figure, instructions: bool) {
     let scale = Scale::of(figure, instructions);
-    let beside: Vec<_> = [Kind::Floor, Kind::Vm]
-        .into_iter()
-        .filter_map(|kind| words::reference(figure, kind))
-        .collect();
+    let beside = words::references(figure);
     let unit = if scale.name.is_empty() {
         String::new()
     } else {
@@ -112,15 +108,8 @@ fn numbers(text: &mut String, figure: &Figure, instructions: bool) {
         let Some(range) = Range::of(line) else {
             continue;
         };
-        let cells = beside.iter().map(|own| {
-            if own.side == line.side {
-                return " 1 |".to_owned();
-            }
-            format!(
-                " {} |",
-                words::relation(&relation(figure, &own.side, &line.side))
-            )
-        });
+        let cells = beside.iter();
+        let cells = cells.map(|own| format!(" {} |", words::beside(figure, own, line, false)));
         add!(
             text,
             "| {} | {} | {} | {} | {} |{}",

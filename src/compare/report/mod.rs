@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::claims::verdict::{self, Emulated, Facts};
+use super::claims::bounds::Emulated;
+use super::claims::verdict::{self, Facts};
 use super::claims::{Claims, Judged};
 use super::finding::Findings;
 use super::root::Root;

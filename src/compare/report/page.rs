@@ -11,8 +11,7 @@ use super::words::{self, Scale};
 use super::{Report, guide};
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Table};
-use crate::compare::relation::{Range, relation};
-use crate::compare::side::Kind;
+use crate::compare::relation::Range;
 use crate::timeline::canvas::escape;
 
 const STYLE: &str = include_str!("page.css");
@@ -165,10 +164,7 @@ fn one_figure(page: &mut String, figure: &Figure, instructions: bool) {
 }
 
 fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
-    let beside: Vec<_> = [Kind::Floor, Kind::Vm]
-        .into_iter()
-        .filter_map(|kind| words::reference(figure, kind))
-        .collect();
+    let beside = words::references(figure);
     let heads = beside
         .iter()
         .map(|own| format!("<th class=\"number\">beside {}</th>", escape(&own.side)));
@@ -189,11 +185,7 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
             continue;
         };
         let cells = beside.iter().map(|own| {
-            let told = if own.side == line.side {
-                "1".to_owned()
-            } else {
-                words::relation(&relation(figure, &own.side, &line.side))
-            };
+            let told = words::beside(figure, own, line, false);
             format!("<td class=\"number\">{told}</td>")
         });
         let numbers = [range.middle, range.min, range.max]

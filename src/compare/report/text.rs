@@ -10,17 +10,16 @@ use super::words::{self, Scale, wrap};
 use super::{Report, guide};
 use crate::compare::claims::Judged;
 use crate::compare::finding::{Figure, Findings, Table};
-use crate::compare::relation::{self, Range};
-use crate::compare::side::Kind;
+use crate::compare::relation::Range;
 
 /// Columns; more than 80 where names are long, but never more than this.
 const WIDTH: usize = 100;
-/// Columns of sides' names; longer ones have a line of their own.
-const NAME: usize = 27;
+/// Columns of sides' names, if there are such long ones; still longer ones have a line of their own.
+const NAME: usize = 36;
 /// Columns of a number.
-const NUMBER: usize = 9;
+const NUMBER: usize = 8;
 /// Columns of a relation.
-const RELATION: usize = 15;
+const RELATION: usize = 14;
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
@@ -95,16 +94,17 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
     }
     text.push('\n');
     text += &wrap(&figure.end_points, WIDTH, "  ", "  ");
-    let beside: Vec<_> = [Kind::Floor, Kind::Vm]
-        .into_iter()
-        .filter_map(|kind| Some((kind, words::reference(figure, kind)?)))
-        .collect();
-    let heads = beside
-        .iter()
-        .map(|(kind, _)| format!(" {:>RELATION$}", format!("beside {}", words::kind(*kind))));
+    let beside = words::references(figure);
+    let heads = beside.iter().map(|own| {
+        format!(
+            " {:>RELATION$}",
+            format!("beside {}", words::kind(own.kind))
+        )
+    });
+    let width = name_width(figure);
     let _infallible = writeln!(
         text,
-        "  {:<NAME$} {:>NUMBER$} {:>NUMBER$} {:>NUMBER$} {:>4}{}",
+        "  {:<width$} {:>NUMBER$} {:>NUMBER$} {:>NUMBER$} {:>4}{}",
         "side",
         words::middle(figure),
         "min",
@@ -116,16 +116,12 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
         let Some(range) = Range::of(line) else {
             continue;
         };
-        let mut name = format!("  {:<NAME$}", line.side);
-        if line.side.chars().count() > NAME {
-            name += &format!("\n  {:<NAME$}", "");
+        let mut name = format!("  {:<width$}", line.side);
+        if line.side.chars().count() > width {
+            name += &format!("\n  {:<width$}", "");
         }
-        let cells = beside.iter().map(|(_, own)| {
-            let cell = if own.side == line.side {
-                "1".to_owned()
-            } else {
-                words::relation_short(&relation::relation(figure, &own.side, &line.side))
-            };
+        let cells = beside.iter().map(|own| {
+            let cell = words::beside(figure, own, line, true);
             format!(" {cell:>RELATION$}")
         });
         let _infallible = writeln!(
@@ -142,23 +138,29 @@ fn figure_table(figure: &Figure, instructions: bool) -> String {
         text += &wrap(&missing, WIDTH, "  ", "      ");
     }
     let mut legend = format!("({}", words::columns(figure));
-    for (kind, own) in beside {
-        let _infallible = write!(legend, "; {}: {}", words::kind(kind), own.side);
+    for own in beside {
+        let _infallible = write!(legend, "; {}: {}", words::kind(own.kind), own.side);
     }
     text + &wrap(&(legend + ")"), WIDTH, "  ", "  ")
 }
 
+fn name_width(figure: &Figure) -> usize {
+    let lengths = figure.lines.iter().map(|line| line.side.chars().count());
+    lengths.max().unwrap_or(0).min(NAME)
+}
+
 fn parts_table(whole: &Figure, parts: &[&Figure], instructions: bool) -> String {
-    let scale = Scale::of(whole, instructions);
+    let (scale, width) = (Scale::of(whole, instructions), name_width(whole));
     let mut text = format!("\n{}, in parts: medians, {}\n", whole.title, scale.name);
     let heads = parts
         .iter()
-        .map(|part| format!(" {:>18}", words::part_title(part)));
-    let _infallible = writeln!(text, "  {:<NAME$}{}", "side", heads.collect::<String>());
+        .map(|part| format!(" {:>16}", words::part_title(part)));
+    let _infallible = writeln!(text, "  {:<width$}{}", "side", heads.collect::<String>());
     for line in &whole.lines {
         if let Some(medians) = words::part_medians(parts, &line.side) {
-            let cells = medians.iter().map(|m| format!(" {:>18}", scale.number(*m)));
-            let _infallible = writeln!(text, "  {:<NAME$}{}", line.side, cells.collect::<String>());
+            let cells = medians.iter().map(|m| format!(" {:>16}", scale.number(*m)));
+            let _infallible =
+                writeln!(text, "  {:<width$}{}", line.side, cells.collect::<String>());
         }
     }
     for part in parts {

@@ -5,7 +5,7 @@
 use crate::bench::host::Host;
 use crate::compare::claims::{Judged, Verdict};
 use crate::compare::finding::{Figure, Findings, Line, Row, Unit, Value};
-use crate::compare::relation::{Range, Relation};
+use crate::compare::relation::{self, Range, Relation};
 use crate::compare::side::Kind;
 
 /// A unit that suits a figure's values.
@@ -83,20 +83,20 @@ impl Scale {
 }
 
 /// `value` with this many digits that count, or all before the point.
-pub fn significant(value: f64, digits: usize) -> String {
+pub fn significant(value: f64, digits: u8) -> String {
     // The exponent after rounding: 99.96 has three digits before the point.
-    let rounded = format!("{value:.*e}", digits - 1);
+    let rounded = format!("{value:.*e}", usize::from(digits) - 1);
     let exponent = rounded.split_once('e').map_or("0", |(_, power)| power);
     let exponent: i64 = exponent.parse().unwrap_or(0);
-    let after = (digits as i64 - 1 - exponent).clamp(0, 12);
+    let after = (i64::from(digits) - 1 - exponent).clamp(0, 12);
     if value == 0.0 {
         return "0".to_owned();
     }
     format!("{value:.*}", usize::try_from(after).unwrap_or(0))
 }
 
-/// A relation for a table; `-` where nothing may be said.
-pub fn relation(relation: &Relation) -> String {
+/// A relation; `-` where nothing may be said.
+fn told(relation: &Relation) -> String {
     match relation {
         Relation::Ratio {
             ratio,
@@ -114,14 +114,24 @@ pub fn relation(relation: &Relation) -> String {
     }
 }
 
-/// The same without the middle half of rounds, for narrow tables.
-pub fn relation_short(told: &Relation) -> String {
-    match *told {
-        Relation::Ratio { ratio, .. } => relation(&Relation::Ratio {
+/// The sides that others are set beside: the first floor and the first VM with a figure.
+pub fn references(figure: &Figure) -> Vec<&Line> {
+    let kinds = [Kind::Floor, Kind::Vm];
+    let found = kinds.into_iter().filter_map(|kind| reference(figure, kind));
+    found.collect()
+}
+
+/// How a line relates to that of `own`, for a table; without the middle half of rounds if it is narrow.
+pub fn beside(figure: &Figure, own: &Line, line: &Line, narrow: bool) -> String {
+    if own.side == line.side {
+        return "1".to_owned();
+    }
+    match relation::relation(figure, &own.side, &line.side) {
+        Relation::Ratio { ratio, .. } if narrow => told(&Relation::Ratio {
             ratio,
             middle_half: None,
         }),
-        _ => relation(told),
+        relation => told(&relation),
     }
 }
 
