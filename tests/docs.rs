@@ -350,9 +350,14 @@ fn readme_names_every_flag_of_bench() {
 }
 
 #[test]
+fn readme_names_every_flag_of_compare() {
+    assert_eq!(flags_in_readme("compare"), flags_of("compare"));
+}
+
+#[test]
 fn flags_in_examples_exist() {
     let mut unknown = Vec::new();
-    for (name, flags) in ["run", "bench"].map(|name| (name, flags_of(name))) {
+    for (name, flags) in ["run", "bench", "compare"].map(|name| (name, flags_of(name))) {
         for (document, text) in documents() {
             for command in text.split(&format!("cottage {name} ")).skip(1) {
                 let command = command.split(['\n', '`', '"', '#', '\'']).next().unwrap();

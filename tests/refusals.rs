@@ -1448,3 +1448,30 @@ fn debug_exit_is_a_free_port() {
     refused_port("1792", &["0x700"]);
     refused_port("0x43", &["0x40", "another device"]); // the timer, with the full irqchip
 }
+
+#[test]
+fn claims_that_cannot_be_judged_are_refused_before_anything_is_measured() {
+    let files = Scratch::new();
+    let refused_claims = |text: &str, words: &[&str]| {
+        let file = files.file("claims.json", text.as_bytes());
+        refused(&["compare", "--claims-file", &file], words);
+    };
+    refused_claims(
+        "{",
+        &["--claims-file", "claims.json", "line 1", "docs/compare.md"],
+    );
+    refused_claims(r#"{"claim":[]}"#, &["unknown field `claim`", "`claims`"]);
+    let rule = r#"{"figure":"start.gone","sides":["vms"],"at_least":"2 parsecs"}"#;
+    let claim = format!(
+        r#"{{"claims":[{{"id":"a","file":"f","line":1,"quote":"q","says":"s","rule":{rule}}}]}}"#
+    );
+    refused_claims(
+        &claim,
+        &["claim \"a\"", "rule.at_least \"2 parsecs\"", "such as 60 s"],
+    );
+    let missing = ["compare", "--claims-file", "/no/such/file"];
+    refused(
+        &missing,
+        &["--claims-file \"/no/such/file\"", "No such file"],
+    );
+}

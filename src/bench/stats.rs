@@ -165,6 +165,60 @@ mod tests {
         ));
     }
 
+    /// What numpy says, by `tests/fixtures/statistics/make.py`.
+    fn reference(of: &str) -> Vec<serde_json::Value> {
+        let text = include_str!("../../tests/fixtures/statistics/reference.json");
+        let mut whole: serde_json::Value = serde_json::from_str(text).unwrap();
+        whole[of].as_array_mut().unwrap().split_off(0)
+    }
+
+    fn rounds(values: &serde_json::Value) -> Vec<Option<Nanos>> {
+        let values = values.as_array().unwrap().iter();
+        values.map(serde_json::Value::as_u64).collect()
+    }
+
+    #[test]
+    fn summaries_are_those_of_numpy() {
+        let cases = reference("summaries");
+        assert!(cases.len() > 30);
+        for case in cases {
+            let values: Vec<_> = rounds(&case["values"]).into_iter().flatten().collect();
+            let of = |name: &str| case[name].as_u64().unwrap();
+            let wanted = Summary {
+                n: values.len(),
+                min: of("min"),
+                p10: of("p10"),
+                median: of("p50"),
+                p90: of("p90"),
+                p99: of("p99"),
+                max: of("max"),
+            };
+            assert_eq!(Summary::of(&values), Some(wanted), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn comparisons_are_those_of_numpy() {
+        let (mut ratios, mut overlaps) = (0, 0);
+        let near = |a: f64, b: &serde_json::Value| (a / b.as_f64().unwrap() - 1.0).abs() < 1e-12;
+        for case in reference("pairs") {
+            match compare(&rounds(&case["own"]), &rounds(&case["other"])).unwrap() {
+                Comparison::Overlap { .. } => {
+                    overlaps += 1;
+                    assert_eq!(case["overlap"], true, "{case}");
+                }
+                Comparison::Ratio { ratio, middle_half } => {
+                    ratios += 1;
+                    assert_eq!(case["overlap"], false, "{case}");
+                    assert!(near(ratio, &case["ratio"]), "{case}");
+                    assert!(near(middle_half.0, &case["middle_half"][0]), "{case}");
+                    assert!(near(middle_half.1, &case["middle_half"][1]), "{case}");
+                }
+            }
+        }
+        assert!(ratios > 10 && overlaps > 10, "{ratios} {overlaps}");
+    }
+
     #[test]
     fn only_rounds_with_both_count() {
         let own = [Some(100), None, Some(100)];

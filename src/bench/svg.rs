@@ -1,7 +1,7 @@
 //! The report as a picture: for each span the values of every subject, and cottage's median run.
 //!
 //! Every value is a dot, so that nothing is hidden by a mean; the box is from p10 to p90, the line
-//! in it the median. Read next: [`crate::doctor`].
+//! in it the median. Read next: [`crate::compare`].
 
 use super::report::{Measurement, Report, ms};
 use super::series::Series;

@@ -182,6 +182,26 @@ mod tests {
     }
 
     #[test]
+    fn slopes_are_those_of_scipy() {
+        let text = include_str!("../../tests/fixtures/statistics/reference.json");
+        let whole: serde_json::Value = serde_json::from_str(text).unwrap();
+        let cases = whole["curves"].as_array().unwrap();
+        assert!(cases.len() > 10);
+        for case in cases {
+            let numbers = |of: &str| {
+                let numbers = case[of].as_array().unwrap().iter();
+                numbers
+                    .map(|number| number.as_u64().unwrap())
+                    .collect::<Vec<_>>()
+            };
+            let points = numbers("instances").into_iter().zip(numbers("values"));
+            let slope = slope(&curve(&points.collect::<Vec<_>>())).unwrap();
+            let wanted = case["slope"].as_f64().unwrap();
+            assert!((slope / wanted - 1.0).abs() < 1e-9, "{slope}: {case}");
+        }
+    }
+
+    #[test]
     fn no_number_where_nothing_was_measured() {
         let line = |value| Line {
             side: "crun".to_owned(),

@@ -7,7 +7,7 @@
 //! Ctrl-C cannot get there as a signal. The testbed is in a process group of its own, so that the
 //! terminal's does not end it; the end of its standard input is what says it, and then the comparison
 //! inside ends as it would here, with what it has measured. A second one ends the machine itself.
-//! Read next: [`super::report`].
+//! Read next: [`super::claims`].
 
 use std::env;
 use std::ffi::OsString;

@@ -198,7 +198,7 @@ impl Scale {
 }
 
 /// Text as XML has it; control characters, which XML forbids, become replacement characters.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -14,6 +14,7 @@
 //! Read next: [`rule`].
 
 pub mod rule;
+pub mod bounds;
 pub mod verdict;
 
 use std::collections::BTreeSet;

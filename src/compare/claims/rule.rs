@@ -9,7 +9,7 @@
 //!
 //! `sides` are names as the report has them, or their beginnings up to a comma (`docker` is `docker,
 //! bridge` too), or `floors`, `containers`, `vms`. `needs`, which may be `hardware`, goes with all:
-//! there, no verdict where guests' kernels are emulated. Read next: [`super::verdict`].
+//! there, no verdict where guests' kernels are emulated. Read next: [`super::bounds`].
 
 use std::fmt;
 

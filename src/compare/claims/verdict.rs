@@ -1,16 +1,13 @@
 //! Whether a claim holds here: pure arithmetic on what the topics found.
 //!
-//! A side's range is the one that comparisons go by (p10 to p90 of its rounds). Wholly within the
-//! bounds, the claim holds for it; wholly outside, it does not; across a bound, nothing is said. A
-//! ratio's range is from the least to the most that both ranges allow. Emulation only slows, so where
-//! sides are emulated, "at least so slow" is never found true of them, nor "at most" false.
 //! Read next: [`crate::compare::report`].
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::rule::{self, Quantity, Rule, Test};
+use super::bounds::{Bounds, Emulated, One, honest, ratio, within};
+use super::rule::{self, Rule, Test};
 use super::{Claim, Claims};
 use crate::compare::finding::{Figure, Findings, Line, Table, Unit};
 use crate::compare::relation::{Range, few};
@@ -28,17 +25,6 @@ pub struct Facts<'a> {
     pub emulated: Emulated,
     /// Whether times are counts of instructions.
     pub instructions: bool,
-}
-
-/// Who is slowed by emulation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Emulated {
-    /// Nobody.
-    None,
-    /// Kernels of guests.
-    Guests,
-    /// The whole machine.
-    All,
 }
 
 /// What became of a claim.
@@ -77,15 +63,6 @@ impl fmt::Display for Verdict {
             Self::CannotBeJudged(why) => write!(f, "cannot be judged on this machine: {why}"),
         }
     }
-}
-
-/// Whether it holds for one side.
-#[derive(Clone, Debug, PartialEq)]
-enum One {
-    Yes,
-    No,
-    /// Why not.
-    Open(String),
 }
 
 /// Each side with what was found of it.
@@ -220,7 +197,7 @@ fn other_unit(
     figure: &Figure,
     facts: &Facts<'_>,
     absolute: bool,
-    bounds: (Option<Quantity>, Option<Quantity>),
+    bounds: Bounds,
 ) -> Option<String> {
     let given = [bounds.0, bounds.1].into_iter().flatten();
     if absolute
@@ -255,58 +232,6 @@ fn reference<'a>(figure: &'a Figure, name: &str) -> Result<(&'a Line, Range), St
         }
     }
     Err(why)
-}
-
-/// From the least to the most that `other` can be beside `own`.
-fn ratio(other: &Range, own: &Range) -> Result<Range, String> {
-    if own.low <= 0.0 || other.low <= 0.0 {
-        return Err("of 0 there is no ratio".to_owned());
-    }
-    Ok(Range {
-        n: other.n.min(own.n),
-        min: other.min / own.max,
-        low: other.low / own.high,
-        middle: other.middle / own.middle,
-        high: other.high / own.low,
-        max: other.max / own.min,
-    })
-}
-
-fn within(range: &Range, (at_least, at_most): (Option<Quantity>, Option<Quantity>)) -> One {
-    let least = at_least.map_or(f64::NEG_INFINITY, |bound| bound.value);
-    let most = at_most.map_or(f64::INFINITY, |bound| bound.value);
-    if least <= range.low && range.high <= most {
-        One::Yes
-    } else if range.high < least || most < range.low {
-        One::No
-    } else {
-        One::Open("its range lies across the bound".to_owned())
-    }
-}
-
-/// Takes back what emulation may have caused.
-fn honest(
-    one: One,
-    (at_least, at_most): (Option<Quantity>, Option<Quantity>),
-    slowed: bool,
-    emulated: Emulated,
-    kind: Kind,
-) -> One {
-    let slowed = slowed
-        && match emulated {
-            Emulated::None => false,
-            Emulated::Guests => kind == Kind::Vm,
-            Emulated::All => true,
-        };
-    let by_emulation = match one {
-        One::Yes => at_least.is_some(),
-        One::No => at_most.is_some(),
-        One::Open(_) => false,
-    };
-    if slowed && by_emulation {
-        return One::Open("emulation may be why it took so long".to_owned());
-    }
-    one
 }
 
 fn told(range: &Range, own: Option<(&Line, Range)>, scale: Scale) -> String {
@@ -363,7 +288,9 @@ fn of_cells(
             .any(|selector| rule::selects_side(selector, side, kind))
         {
             evidence.push(format!("{side}: {cell}"));
-            let verdict = if (cell == own) == *same {
+            let verdict = if cell.starts_with("not run") {
+                One::Open(cell.clone())
+            } else if (cell == own) == *same {
                 One::Yes
             } else {
                 One::No

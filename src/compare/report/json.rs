@@ -3,9 +3,10 @@
 //! ```text
 //!   { "report": "cottage compare", "version": "0.1.0", "command": ..., "partial": false,
 //!     "host": { "date": ..., "cpu": ..., "kvm": ... }, "load_before": "0.10", "load_after": ...,
-//!     "warnings": [...], "root": { "digest": ..., "bytes": ... },
+//!     "warnings": [...], "root": { "digest": ..., "bytes": ..., "left_out": [...] },
 //!     "plan": { "runs": 20, "warm_up": 2, "instructions": false, ... },
-//!     "sides": [ { "name": "crun", "kind": "container", "version": ... } ],
+//!     "sides": [ { "name": "crun", "kind": "container", "version": ..., "command": ...,
+//!                  "notes": [...] } ],
 //!     "absent": [ { "name": ..., "kind": ..., "reason": ... } ],
 //!     "findings": [ {
 //!       "topic": "start", "question": ..., "notes": [...],
@@ -185,6 +186,6 @@ mod tests {
         let crun = &json["findings"][0]["figures"][0]["lines"][3];
         assert_eq!(crun["beside_floor"]["side"], "process");
         assert!(crun["beside_floor"]["ratio"]["ratio"].as_f64().unwrap() > 10.0);
-        assert_eq!(crun["beside_vm"]["side"], "cottage, tiny kernel");
+        assert_eq!(crun["beside_vm"]["side"], "cottage, tiny kernel, initramfs");
     }
 }

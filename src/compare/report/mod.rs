@@ -8,6 +8,10 @@ pub mod words;
 pub mod guide;
 pub mod text;
 pub mod json;
+pub mod markdown;
+pub mod page;
+pub mod axis;
+pub mod chart;
 #[cfg(test)]
 pub(super) mod testing;
 
@@ -17,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::claims::verdict::{self, Emulated, Facts};
+use super::claims::bounds::Emulated;
+use super::claims::verdict::{self, Facts};
 use super::claims::{Claims, Judged};
 use super::finding::Findings;
 use super::root::Root;
@@ -53,21 +58,6 @@ pub struct Report {
     pub claims: Vec<Judged>,
 }
 
-/// A side, for the header.
-#[derive(Clone, Debug, Serialize)]
-pub struct SideInfo {
-    /// Its name.
-    pub name: String,
-    /// What it is.
-    pub kind: Kind,
-    /// Its version.
-    pub version: String,
-    /// What is run, with COMMAND where the program inside comes.
-    pub command: String,
-    /// What it took to make it work here.
-    pub notes: Vec<String>,
-}
-
 /// The root file system, for the header.
 #[derive(Clone, Debug, Serialize)]
 pub struct RootInfo {
@@ -87,6 +77,21 @@ impl From<&Root> for RootInfo {
             left_out: root.left_out.clone(),
         }
     }
+}
+
+/// A side, for the header.
+#[derive(Clone, Debug, Serialize)]
+pub struct SideInfo {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its version.
+    pub version: String,
+    /// What is run, with COMMAND where the program inside comes.
+    pub command: String,
+    /// What it took to make it work here.
+    pub notes: Vec<String>,
 }
 
 impl From<&Side> for SideInfo {
@@ -189,6 +194,9 @@ impl Report {
             "root file system of all sides: {} bytes in files, sha256 {}",
             self.root.bytes, self.root.digest
         ));
+        if !self.root.left_out.is_empty() {
+            lines.push(format!("left out of it: {}", self.root.left_out.join(", ")));
+        }
         lines
     }
 }
@@ -223,7 +231,11 @@ impl Error {
 type Render = fn(&Report) -> String;
 
 /// The files, and who makes what is in them.
-const FILES: [(&str, Render); 1] = [("report.json", json::render)];
+const FILES: [(&str, Render); 3] = [
+    ("report.json", json::render),
+    ("report.md", markdown::render),
+    ("report.html", page::render),
+];
 
 /// The folder for the files, tried before anything is measured.
 #[derive(Debug)]
@@ -325,7 +337,7 @@ mod tests {
         let folder = Folder::new("whole");
         let out = Out::open(&folder.0).unwrap();
         assert_eq!(folder.names(), [""; 0]);
-        out.write(&testing::report()).unwrap();
+        out.write(&testing::judged()).unwrap();
         let mut names: Vec<_> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
         names.sort();
         assert_eq!(folder.names(), names);

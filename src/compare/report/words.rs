@@ -1,10 +1,11 @@
 //! Values, relations and machines in words; the same in all forms of the report.
 //!
-//! Read next: [`super::text`].
+//! Read next: [`super::guide`].
 
 use crate::bench::host::Host;
+use crate::compare::claims::{Judged, Verdict};
 use crate::compare::finding::{Figure, Findings, Line, Row, Unit, Value};
-use crate::compare::relation::{Range, Relation};
+use crate::compare::relation::{self, Range, Relation};
 use crate::compare::side::Kind;
 
 /// A unit that suits a figure's values.
@@ -42,7 +43,7 @@ const fn scale(name: &'static str, factor: f64) -> Scale {
 }
 
 impl Scale {
-    /// The largest unit in which no side of `figure` comes out tiny.
+    /// The largest unit in which no side of `figure` comes out tiny, and not all below 1.
     pub fn of(figure: &Figure, instructions: bool) -> Self {
         let units: &[Self] = match figure.unit {
             Unit::Nanoseconds if instructions => &INSTRUCTIONS,
@@ -51,13 +52,18 @@ impl Scale {
             Unit::Count => &PIECES,
         };
         let middles = figure.lines.iter().filter_map(Line::middle);
-        let least = middles
-            .map(f64::abs)
-            .filter(|middle| *middle > 0.0)
-            .fold(f64::INFINITY, f64::min);
-        let fits = |unit: &&Self| least.is_finite() && least / unit.factor >= LEAST;
+        let middles = middles.map(f64::abs).filter(|middle| *middle > 0.0);
+        let (least, most) = middles.fold((f64::INFINITY, 0.0_f64), |(least, most), middle| {
+            (least.min(middle), most.max(middle))
+        });
+        let fits = |unit: &&Self| least / unit.factor >= LEAST && most >= unit.factor;
         let smallest = units.last().copied().unwrap_or(scale("", 1.0));
-        units.iter().find(fits).copied().unwrap_or(smallest)
+        units
+            .iter()
+            .find(fits)
+            .copied()
+            .filter(|_| most > 0.0)
+            .unwrap_or(smallest)
     }
 
     /// The number alone.
@@ -77,20 +83,20 @@ impl Scale {
 }
 
 /// `value` with this many digits that count, or all before the point.
-pub fn significant(value: f64, digits: usize) -> String {
+pub fn significant(value: f64, digits: u8) -> String {
     // The exponent after rounding: 99.96 has three digits before the point.
-    let rounded = format!("{value:.*e}", digits - 1);
+    let rounded = format!("{value:.*e}", usize::from(digits) - 1);
     let exponent = rounded.split_once('e').map_or("0", |(_, power)| power);
     let exponent: i64 = exponent.parse().unwrap_or(0);
-    let after = (digits as i64 - 1 - exponent).clamp(0, 12);
+    let after = (i64::from(digits) - 1 - exponent).clamp(0, 12);
     if value == 0.0 {
         return "0".to_owned();
     }
     format!("{value:.*}", usize::try_from(after).unwrap_or(0))
 }
 
-/// A relation for a table; `-` where nothing may be said.
-pub fn relation(relation: &Relation) -> String {
+/// A relation; `-` where nothing may be said.
+fn told(relation: &Relation) -> String {
     match relation {
         Relation::Ratio {
             ratio,
@@ -108,6 +114,37 @@ pub fn relation(relation: &Relation) -> String {
     }
 }
 
+/// The sides that others are set beside: the first floor and the first VM with a figure.
+pub fn references(figure: &Figure) -> Vec<&Line> {
+    let kinds = [Kind::Floor, Kind::Vm];
+    let found = kinds.into_iter().filter_map(|kind| reference(figure, kind));
+    found.collect()
+}
+
+/// How a line relates to that of `own`, for a table; without the middle half of rounds if it is narrow.
+pub fn beside(figure: &Figure, own: &Line, line: &Line, narrow: bool) -> String {
+    if own.side == line.side {
+        return "1".to_owned();
+    }
+    match relation::relation(figure, &own.side, &line.side) {
+        Relation::Ratio { ratio, .. } if narrow => told(&Relation::Ratio {
+            ratio,
+            middle_half: None,
+        }),
+        relation => told(&relation),
+    }
+}
+
+/// What the number to quote is.
+pub fn middle(figure: &Figure) -> &'static str {
+    let values = figure.lines.iter().map(|line| &line.value);
+    values.fold("value", |name, value| match value {
+        Value::Samples(_) => "median",
+        Value::Curve(_) => "for one",
+        _ => name,
+    })
+}
+
 /// Why a line has no figure.
 pub fn missing(line: &Line) -> Option<String> {
     match &line.value {
@@ -120,17 +157,34 @@ pub fn missing(line: &Line) -> Option<String> {
     }
 }
 
-/// What a line's numbers are.
+/// Why lines have no figure, each reason once, with the sides it holds for.
+pub fn all_missing(figure: &Figure) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for line in &figure.lines {
+        let Some(why) = missing(line) else { continue };
+        match groups.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, sides)) => sides.push(&line.side),
+            None => groups.push((why, vec![&line.side])),
+        }
+    }
+    let told = groups
+        .iter()
+        .map(|(why, sides)| format!("{}: {why}", sides.join("; ")));
+    told.collect()
+}
+
+/// What a figure's numbers and ratios are.
 pub fn columns(figure: &Figure) -> &'static str {
     let curve = |line: &Line| matches!(line.value, Value::Curve(_));
     let exact = |line: &Line| matches!(line.value, Value::Exact(_));
     if figure.lines.iter().any(curve) {
-        "what one more instance takes: the slope over all n points; least and most between \
-         neighbouring points"
+        "what one more instance takes: the slope over all n points, the least and the most between \
+         neighbouring points; no ratio where those overlap"
     } else if figure.lines.iter().any(exact) {
-        "numbers that do not vary from run to run"
+        "single numbers, without a spread"
     } else {
-        "median, least and most of n rounds"
+        "median, least and most of n values; x: ratio of the medians, only where the ranges from p10 to \
+         p90 are apart"
     }
 }
 
@@ -175,6 +229,37 @@ pub fn groups<'a>(columns: &'a [String], row: &'a Row) -> Vec<(&'a str, Vec<&'a 
         }
     }
     groups
+}
+
+/// Claims with the same rule together, in the order of the first of each.
+pub fn by_rule(claims: &[Judged]) -> Vec<(&Judged, Vec<&Judged>)> {
+    let mut groups: Vec<(&Judged, Vec<&Judged>)> = Vec::new();
+    for judged in claims {
+        let same = |other: &Judged| other.rule == judged.rule && other.verdict == judged.verdict;
+        match groups.iter_mut().find(|(first, _)| same(first)) {
+            Some((_, all)) => all.push(judged),
+            None => groups.push((judged, vec![judged])),
+        }
+    }
+    groups
+}
+
+/// How many claims came out how, and by which rule.
+pub fn tally(claims: &[Judged]) -> String {
+    let count = |wanted: fn(&Verdict) -> bool| {
+        let those = claims.iter().filter(|judged| wanted(&judged.verdict));
+        those.count()
+    };
+    format!(
+        "Of {} claims {} hold, {} do not, {} hold only for some, {} cannot be judged on this machine. \
+         A claim holds for a side whose range (p10 to p90) is wholly within the bounds of its rule, and \
+         does not for one whose range is wholly outside.",
+        claims.len(),
+        count(|verdict| *verdict == Verdict::Holds),
+        count(|verdict| *verdict == Verdict::DoesNotHold),
+        count(|verdict| matches!(verdict, Verdict::HoldsOnlyFor(_))),
+        count(|verdict| matches!(verdict, Verdict::CannotBeJudged(_)))
+    )
 }
 
 /// What stands between the program and the host's kernel.
@@ -253,6 +338,19 @@ mod tests {
         assert_eq!(unit("disk.engine", false).name, "MiB");
         assert_eq!(unit("isolation.syscalls", false).value(332.0), "332");
         assert_eq!(unit("cost.syscall", false).value(141.0), "141 ns");
+    }
+
+    #[test]
+    fn a_reason_is_told_once_for_all_its_sides() {
+        let report = testing::report();
+        assert_eq!(
+            all_missing(testing::figure(&report, "cost.syscall")),
+            [
+                "ctr: not run: no engine answers on /run/containerd/containerd.sock",
+                "cottage, tiny kernel, initramfs; cottage, full kernel, read-only disk: not comparable \
+                 here: guest kernel code is emulated on this host"
+            ]
+        );
     }
 
     #[test]
