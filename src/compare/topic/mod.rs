@@ -8,6 +8,10 @@ pub mod crowd;
 pub mod memory;
 pub mod density;
 pub mod disk;
+pub mod guest;
+pub mod kernels;
+pub mod nest;
+pub mod hybrid;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -20,6 +24,8 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Memory => memory::measure(session),
         Topic::Density => density::measure(session),
         Topic::Disk => disk::measure(session),
+        Topic::Kernels => kernels::measure(session),
+        Topic::Hybrid => hybrid::measure(session),
         _ => Findings {
             topic: topic.name(),
             question: "",
