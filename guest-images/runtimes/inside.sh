@@ -49,7 +49,10 @@ set -e
 mount -t tmpfs -o mode=755 run /run
 # What engines keep is in memory: under --icount the clock leaps while the machine waits for its disk,
 # ten seconds at a time if no timer is nearer, and every engine syncs.
-mount -t tmpfs -o mode=755 lib /var/lib
+for engine in docker containerd containers cni; do
+	mkdir -p /var/lib/$engine
+	mount -t tmpfs -o mode=755 engine /var/lib/$engine
+done
 mount -t cgroup2 cgroup /sys/fs/cgroup
 # As systemd does: controllers for the groups below, where runtimes put containers.
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do

@@ -62,7 +62,7 @@ impl Session<'_> {
             subject,
             running: Some(running),
         };
-        self.or_why(&talk.subject, &watch, came)?;
+        self.or_why(&talk, &watch, came)?;
         Ok(talk)
     }
 
@@ -74,7 +74,7 @@ impl Session<'_> {
         let running = talk.running.as_mut().ok_or("it has ended")?;
         let watch = self.watch();
         let answered = running.ask(question, &watch, &mut self.signals);
-        let (took, text) = self.or_why(&talk.subject, &watch, answered)?;
+        let (took, text) = self.or_why(talk, &watch, answered)?;
         Ok(Answer { took, text })
     }
 
@@ -89,7 +89,7 @@ impl Session<'_> {
         watch.limit += now().saturating_sub(started);
         let running = talk.running.as_mut().ok_or("it has ended")?;
         let ended = running.watch(&watch, &mut self.signals);
-        self.or_why(&talk.subject, &watch, ended)?;
+        self.or_why(&talk, &watch, ended)?;
         let running = talk.running.take().ok_or("it has ended")?;
         let said = running.said();
         let said = said.trim_start_matches("; it said:\n").replace('\n', " ");
@@ -112,11 +112,17 @@ impl Session<'_> {
 
     fn or_why<T>(
         &mut self,
-        subject: &Subject,
+        talk: &Talk,
         watch: &Watch,
         result: Result<T, Interrupt>,
     ) -> Result<T, String> {
-        result.map_err(|interrupt| self.note(&subject.interrupted(interrupt, watch)))
+        result.map_err(|interrupt| {
+            let said = talk.running.as_ref().map(Running::said);
+            let error = talk
+                .subject
+                .interrupted(interrupt, watch, said.unwrap_or_default());
+            self.note(&error)
+        })
     }
 
     /// Puts an error in a line, and remembers the signal if it is one.
