@@ -71,11 +71,12 @@ for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$tree/$directory
 # And dpkg's own records, so that it can be asked whose a file is.
 records=$tree/var/lib/dpkg
 mkdir -p "$records/info" "$records/updates"
+echo 1 >"$records/info/format" # names with the architecture, where there may be two
 for deb in "$work"/debs/*.deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tree" --keep-directory-symlink --no-same-owner
   name=$(dpkg-deb --field "$deb" Package)
   [ "$(dpkg-deb --field "$deb" Multi-Arch)" != same ] || name=$name:$(dpkg-deb --field "$deb" Architecture)
-  dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's|^\.||; s|\(.\)/$|\1|' >"$records/info/$name.list"
+  dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's|^\./$|/.|; s|^\.||; s|/$||' >"$records/info/$name.list"
   { dpkg-deb --field "$deb"; printf 'Status: install ok installed\n\n'; } >>"$records/status"
 done
 rm -rf "$tree"/usr/share/{doc,man,info,locale,lintian,bash-completion,zsh,fish,perl5,bug,gtk-doc} \
