@@ -34,7 +34,7 @@ const REPOSITORY: &str = "COTTAGE_TESTBED";
 const BACKEND: &str = "COTTAGE_BACKEND";
 /// Tells the inside which command line the report shall name.
 const COMMAND: &str = "COTTAGE_COMPARE_COMMAND";
-/// How many times slower a run may be there before it has failed. Counted in instructions it is none.
+/// How many times longer a run may take there before it has failed. Counted in instructions it does not.
 const PATIENCE: u32 = 10;
 /// Where the testbed keeps the command's files.
 const FILES: &str = "/files";
@@ -84,6 +84,11 @@ impl Error {
 /// Whether this process runs in the testbed.
 pub fn is_inside() -> bool {
     env::var_os(BACKEND).is_some_and(|place| place == "testbed")
+}
+
+/// How many times longer than usual whatever is tried, prepared or removed may take here.
+pub fn patience() -> u32 {
+    if is_inside() { PATIENCE } else { 1 }
 }
 
 /// The command line that the testbed was started by, if this process runs there.
