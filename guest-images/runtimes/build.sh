@@ -10,9 +10,9 @@ set -euo pipefail
 . "$(dirname "$0")/../common.sh"
 
 # unshare is util-linux's. netavark makes podman's networks, iptables docker's; ip looks at them. dpkg
-# tells which files a runtime consists of.
+# tells which files a runtime consists of, mke2fs of e2fsprogs makes cottage's disks.
 wanted=(docker.io containerd runc crun podman conmon netavark bubblewrap util-linux iproute2 iptables
-  busybox-static dpkg)
+  busybox-static dpkg e2fsprogs)
 
 # What packages depend on for their installation, and for keys and users that nobody uses here: names
 # as a shell pattern for `case`.

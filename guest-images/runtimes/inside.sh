@@ -81,9 +81,11 @@ fi
 cd /files
 if [ "$interruptible" = yes ]; then
 	# In the background goes what waits; the command keeps this process's number. (The other way round
-	# it would ignore SIGINT, as everything does that a script starts in the background.)
-	(cat >/dev/null && kill -INT $$) <&0 &
-	exec "$@" </dev/null
+	# it would ignore SIGINT, as everything does that a script starts in the background. That also has
+	# /dev/null for standard input, hence the detour.)
+	exec 3<&0 </dev/null
+	(cat <&3 >/dev/null && kill -INT $$) &
+	exec "$@" 3<&-
 fi
 exec "$@"
 TEXT

@@ -227,6 +227,15 @@ impl Running {
         })
     }
 
+    /// Reads its output until there is a whole line, which has to be wanted; it goes on running.
+    pub(crate) fn watch_line(
+        &mut self,
+        watch: &Watch,
+        signals: &mut Signals,
+    ) -> Result<(), Interrupt> {
+        self.watch_until(self.spawned, watch, signals, |own| !own.lines.is_empty())
+    }
+
     /// Writes a line to its input and reads its output until there is a line more, which has to be
     /// wanted: how long that took, and what it says. It goes on running.
     pub(crate) fn ask(

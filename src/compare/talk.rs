@@ -49,7 +49,7 @@ pub struct End {
 }
 
 impl Session<'_> {
-    /// Starts `subject` and waits for its first output.
+    /// Starts `subject` and waits for its first line of output, which is no answer.
     ///
     /// # Errors
     /// A sentence that says why it is not there, which after a signal means nothing.
@@ -57,7 +57,7 @@ impl Session<'_> {
         let started = subject.start(false, Stdio::piped());
         let mut running = started.map_err(|error| in_a_line(&error))?;
         let watch = self.watch();
-        let came = running.watch_output(&watch, &mut self.signals);
+        let came = running.watch_line(&watch, &mut self.signals);
         let talk = Talk {
             subject,
             running: Some(running),

@@ -10,6 +10,8 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use super::guest::{self, FULL_KERNEL, line, not_run, subject};
 use crate::bench::subject::{Sample, Subject};
@@ -27,9 +29,11 @@ const TINY: &str = "cottage, tiny kernel";
 const FULL: &str = "cottage, full kernel";
 /// How often the neighbour is asked before the panic, and again after it.
 const QUESTIONS: usize = 10;
-/// While the other one dies it is asked again and again, but a neighbour so fast that this is
-/// reached has shown enough.
-const MOST_QUESTIONS: usize = 200;
+/// While the other one dies it is asked again and again, with a pause between: for as long as that
+/// takes, or at most so many times.
+const MOST_QUESTIONS: usize = 1000;
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A memory limit that all sides can be given.
 const LIMIT: (&str, &str) = ("64M", "64m");
 
@@ -73,6 +77,7 @@ fn guests(session: &mut Session<'_>) -> Result<Findings, String> {
     let mut during = Vec::new();
     while during.len() < MOST_QUESTIONS && !victim.has_ended() {
         during.extend(ask_often(session, &mut neighbour, 1)?);
+        thread::sleep(PAUSE);
     }
     let end = session.end_of(victim)?;
     let after = ask_often(session, &mut neighbour, QUESTIONS)?;
