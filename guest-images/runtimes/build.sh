@@ -85,6 +85,7 @@ rm -rf "$tree"/usr/share/{doc,man,info,locale,lintian,bash-completion,zsh,fish,p
 # ---- what installing would have done --------------------------------------------------------
 mkdir -p "$tree"/{dev,proc,sys,run,tmp,root,files,etc/containers,var/lib,var/tmp,var/log}
 chmod 1777 "$tree/tmp" "$tree/var/tmp"
+ln -s /run "$tree/var/run"
 # Busybox is what no package brings, the shell before all.
 for applet in $("$tree/bin/busybox" --list); do
   [ -e "$tree/usr/bin/$applet" ] || [ -e "$tree/usr/sbin/$applet" ] || ln -s busybox "$tree/usr/bin/$applet"
