@@ -19,6 +19,7 @@ pub mod scratch;
 pub mod sweep;
 pub mod root;
 pub mod session;
+pub mod talk;
 pub mod testbed;
 pub mod claims;
 pub mod report;

@@ -31,7 +31,7 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::sweep;
+use super::{sweep, testbed};
 
 /// What the tags of all comparisons begin with.
 const PREFIX: &str = "cottage-compare-";
@@ -318,9 +318,10 @@ pub fn run(words: &[String]) -> Result<String, String> {
     let spawned = command.spawn();
     let mut process = spawned.map_err(|error| format!("{name} does not start: {error}"))?;
     let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    let limit = PATIENCE * testbed::patience();
     let late = pid.is_some_and(|pid| {
         let limit = Timespec {
-            tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX),
+            tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: 0,
         };
         let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else {
@@ -337,10 +338,7 @@ pub fn run(words: &[String]) -> Result<String, String> {
         .map_err(|error| format!("{name} is lost: {error}"))?;
     let said = read_back(errors);
     match () {
-        () if late => Err(format!(
-            "{name} did not end within {} s",
-            PATIENCE.as_secs()
-        )),
+        () if late => Err(format!("{name} did not end within {} s", limit.as_secs())),
         () if !status.success() => Err(format!("{name} failed ({status}): {}", one_line(&said))),
         () => Ok(read_back(output)),
     }

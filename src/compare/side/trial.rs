@@ -10,6 +10,7 @@ use super::{Absent, Kind, Launch, Side};
 use crate::bench::subject::{Error, Sample, Subject, Watch};
 use crate::compare::root::Root;
 use crate::compare::scratch::{Ledger, Scratch, one_line, program};
+use crate::compare::testbed;
 use crate::console::signals::Signals;
 use crate::outcome::with_causes;
 use crate::timeline::Nanos;
@@ -160,7 +161,7 @@ impl<'a> Trial<'a> {
     fn once(&mut self, subject: &Subject, limit: Nanos) -> Result<Sample, String> {
         let watch = Watch {
             until: None,
-            limit,
+            limit: limit * u64::from(testbed::patience()),
             any_status: false,
             keep_output: true,
         };

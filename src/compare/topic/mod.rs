@@ -10,6 +10,10 @@ pub mod density;
 pub mod disk;
 pub mod isolation;
 pub mod cost;
+pub mod guest;
+pub mod kernels;
+pub mod nest;
+pub mod hybrid;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -24,12 +28,7 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Disk => disk::measure(session),
         Topic::Cost => cost::measure(session),
         Topic::Isolation => isolation::measure(session),
-        _ => Findings {
-            topic: topic.name(),
-            question: "",
-            figures: Vec::new(),
-            tables: Vec::new(),
-            notes: Vec::new(),
-        },
+        Topic::Kernels => kernels::measure(session),
+        Topic::Hybrid => hybrid::measure(session),
     }
 }
