@@ -21,7 +21,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -37,9 +37,8 @@ use super::sweep;
 const PREFIX: &str = "cottage-compare-";
 /// On a disk by convention, unlike /tmp. Source: Filesystem Hierarchy Standard 3.0, 5.15.
 const FOLDERS: [&str; 2] = ["/var/tmp", "/tmp"];
-/// How long a command that prepares or cleans up may take: loading an image on a busy disk is the
-/// slowest of them.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a command that prepares or cleans up may take; measured ones take under a second.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The forms of the root file system take less together.
 const ROOM: u64 = 64 << 20; // 64 MiB
 
@@ -198,9 +197,7 @@ impl Drop for Scratch {
         if self.adopting {
             sweep::end_children();
         }
-        for undo in self.ledger.undos.borrow().iter().rev() {
-            undo.carry_out(&self.tag);
-        }
+        carry_out(&self.ledger.undos.borrow(), &self.tag);
         if self.adopting {
             sweep::end_children();
         }
@@ -210,13 +207,22 @@ impl Drop for Scratch {
     }
 }
 
-impl Undo {
-    fn carry_out(&self, tag: &str) {
-        match self {
-            Self::Run(words) => {
+/// Undoes all of a ledger, the last first.
+fn carry_out(undos: &[Undo], tag: &str) {
+    // A runtime that hangs once is not waited for again.
+    let mut hung: Vec<&str> = Vec::new();
+    for undo in undos.iter().rev() {
+        let (Undo::Run(words) | Undo::Instances { list: words, .. }) = undo;
+        let program = words.first().map_or("", String::as_str);
+        if hung.contains(&program) {
+            continue;
+        }
+        let begun = Instant::now();
+        match undo {
+            Undo::Run(words) => {
                 let _gone_already = run(words);
             }
-            Self::Instances { list, remove } => {
+            Undo::Instances { list, remove } => {
                 let names = run(list).unwrap_or_default();
                 let names = names.lines().map(str::trim);
                 for name in names.filter(|name| belongs_to(name, tag)) {
@@ -224,6 +230,9 @@ impl Undo {
                     let _gone_already = run(&words);
                 }
             }
+        }
+        if begun.elapsed() >= PATIENCE {
+            hung.push(program);
         }
     }
 }
@@ -269,12 +278,9 @@ fn undo_all(folder: &Path) {
     };
     sweep::end_orphans(tag);
     let ledger = fs::read_to_string(folder.join("ledger")).unwrap_or_default();
-    for line in ledger.lines().rev() {
-        // The last line may be half written; then the thing was not made yet.
-        if let Ok(undo) = serde_json::from_str::<Undo>(line) {
-            undo.carry_out(tag);
-        }
-    }
+    // The last line may be half written; then the thing was not made yet.
+    let lines = ledger.lines().map(serde_json::from_str::<Undo>);
+    carry_out(&lines.filter_map(Result::ok).collect::<Vec<_>>(), tag);
     sweep::end_orphans(tag);
     sweep::cgroups(tag);
     sweep::mounts(folder);

@@ -92,7 +92,8 @@ fn runtime(trial: &mut Trial<'_>, name: &'static str, package: &str) -> Vec<Resu
 
 impl Bundle {
     fn new(trial: &mut Trial<'_>, name: &str, program: String) -> Result<Self, String> {
-        let place = trial.scratch.folder().join(name);
+        let place = format!("{name}-{}", trial.number());
+        let place = trial.scratch.folder().join(place);
         let at = |path: &Path| path.to_string_lossy().into_owned();
         let state = place.join("state");
         let made = fs::create_dir(&place).and_then(|()| fs::create_dir(&state));
