@@ -19,9 +19,9 @@ use serde::Serialize;
 
 use super::scratch::{self, Scratch};
 use crate::boot::blob::Blob;
-use crate::boot::newc::{self, ALIGNMENT, Attributes, FILE};
+use crate::boot::newc::{self, Attributes, FILE};
 use crate::bundle::{self, Bundle};
-use tree::{Kind, Malformed, Node, Tree};
+use tree::{ALIGNMENT, Kind, Malformed, Node, TRAILER, Tree};
 
 /// Where the probe is in the tree.
 const PROBE: &str = "probe";
@@ -185,10 +185,10 @@ impl Root {
 /// Puts the probe behind an archive, as one of its own: Linux unpacks a chain of them.
 fn behind(cpio: &mut Vec<u8>, probe: &[u8]) {
     let align = |bytes: &mut Vec<u8>| {
-        let len = bytes.len().next_multiple_of(ALIGNMENT as usize);
+        let len = bytes.len().next_multiple_of(ALIGNMENT);
         bytes.resize(len, 0);
     };
-    for (name, content) in [(PROBE, probe), ("TRAILER!!!", &[])] {
+    for (name, content) in [(PROBE, probe), (TRAILER, &[])] {
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let attributes = Attributes::of_root(FILE | PROGRAM);
         // A name that is ours, so that there is nothing to refuse.

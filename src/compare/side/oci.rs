@@ -112,6 +112,12 @@ impl Bundle {
         said.map_err(|why| format!("asked for a default bundle: {why}"))?;
         let wrong = |why: String| format!("its default bundle makes no sense: {why}");
         let text = fs::read(place.join("config.json")).map_err(|error| wrong(error.to_string()))?;
+        if text.is_empty() {
+            return Err(wrong(format!(
+                "it is empty; is there no room left in {}?",
+                at(&place)
+            )));
+        }
         let mut spec: Value =
             serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // Indexing would panic where something else stands in its place.
@@ -175,7 +181,7 @@ impl Launch for Bundle {
     }
 
     fn installed(&self) -> Vec<PathBuf> {
-        installed::files(&[self.program.clone()])
+        installed::files(std::slice::from_ref(&self.program))
     }
 }
 
