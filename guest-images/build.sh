@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds guest images: guest-images/build.sh
-# tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus ...
+# tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|runtimes ...
 #
 # Results go to guest-images/out. Nothing is rebuilt while its inputs are unchanged. Environment:
 # JOBS, how many compilers run at once (default: one per processor).
@@ -73,7 +73,7 @@ build_memtest86plus() {
   say "unpacked $result/x64.bin and ia32.bin"
 }
 
-[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus ..."
+[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|runtimes ..."
 mkdir -p "$cache"
 for image; do
   # In a shell of its own, whose end gives back the image's lock, and the source's if it was taken.
@@ -88,6 +88,7 @@ for image; do
     debian-rootfs) (lock debian-rootfs; "$images/roots/debian.sh") ;;
     roots) (lock roots; "$images/roots/busybox.sh") ;;
     memtest86plus) (lock memtest86plus; build_memtest86plus) ;;
-    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs, roots and memtest86plus" ;;
+    runtimes) (lock runtimes; "$images/runtimes/build.sh") ;;
+    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs, roots, memtest86plus and runtimes" ;;
   esac
 done

@@ -164,6 +164,13 @@ impl Progress {
         }
     }
 
+    /// A word on the line, where there are no runs to count.
+    pub(crate) fn word(text: &str) {
+        if io::stderr().is_terminal() {
+            let _nobody_looks = io::stderr().write_all(format!("\r{text}\x1b[K").as_bytes());
+        }
+    }
+
     pub(crate) fn step(&mut self) {
         self.done += 1;
         if !self.shown {

@@ -356,6 +356,7 @@ impl Running {
 
     /// Asks the process and whatever it has started to end, without waiting for it.
     pub(crate) fn ask_to_end(&mut self) {
+        drop(self.process.child().stdin.take());
         if let Some(pid) = self.pid() {
             let _gone_already = kill_process_group(pid, Signal::TERM);
         }

@@ -156,7 +156,7 @@ impl Subject {
     /// [`Error`]; the process and its group have ended by then.
     pub fn run(&self, watch: &Watch, memory: bool, signals: &mut Signals) -> Result<Sample, Error> {
         loop {
-            let mut running = self.start(memory)?;
+            let mut running = self.start(memory, Stdio::null())?;
             let seen = running.watch(watch, signals);
             if let Err(error) = seen {
                 running.end(signals);
@@ -187,11 +187,11 @@ impl Subject {
         }
     }
 
-    /// Spawns it; whoever gets it watches it.
-    pub(crate) fn start(&self, memory: bool) -> Result<Running, Error> {
-        let configure = |command: &mut Command| {
+    /// Spawns it with `input`; whoever gets it watches it.
+    pub(crate) fn start(&self, memory: bool, input: Stdio) -> Result<Running, Error> {
+        let configure = move |command: &mut Command| {
             command
-                .stdin(Stdio::null())
+                .stdin(input)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 // A group of its own, so that whatever it starts can be ended with it.

@@ -97,7 +97,7 @@ pub struct CompareArgs {
     #[arg(long)]
     pub claims: bool,
 
-    /// More claims, or others, from a file as docs/compare.md describes
+    /// The same with claims of your own, from a file as docs/compare.md describes
     #[arg(long, value_name = "FILE")]
     pub claims_file: Option<PathBuf>,
 

@@ -5,12 +5,12 @@
 //! stands there with the reason: never with a constant, never left out.
 //!
 //! The keys are for programs and for [`super::claims`]: `start.first-output`, `disk.image`.
-//! Read next: [`super::side`].
+//! Read next: [`super::relation`].
 
 use serde::Serialize;
 
 use super::side::Kind;
-use crate::bench::stats::{Comparison, Summary, compare};
+use crate::bench::stats::Summary;
 
 /// Everything one topic found.
 #[derive(Clone, Debug, Serialize)]
@@ -143,14 +143,6 @@ impl Figure {
     /// The line of a side.
     pub fn line(&self, side: &str) -> Option<&Line> {
         self.lines.iter().find(|line| line.side == side)
-    }
-
-    /// How `other` relates to `own`, where both were measured in the same rounds.
-    pub fn comparison(&self, own: &str, other: &str) -> Option<Comparison> {
-        match (&self.line(own)?.value, &self.line(other)?.value) {
-            (Value::Samples(own), Value::Samples(other)) => compare(own, other),
-            _ => None,
-        }
     }
 }
 

@@ -12,22 +12,26 @@
 //! Read next: [`finding`].
 
 pub mod finding;
+pub mod relation;
 pub mod side;
 pub mod topic;
 pub mod scratch;
 pub mod sweep;
 pub mod root;
 pub mod session;
+pub mod testbed;
+pub mod claims;
 pub mod report;
 
 use std::io::{self, Write};
 
 use crate::bench::host::{self, Host, Moment};
 use crate::bench::subject::quote;
-use crate::cli::compare::{CompareArgs, Topic};
+use crate::cli::compare::{CompareArgs, Place, Topic};
 use crate::console::signals::Signals;
 use crate::console::words::say;
 use crate::outcome::{SIGNAL_BASE, USER_ERROR, VMM_FAILURE, with_causes};
+use claims::Claims;
 use report::Report;
 use root::Root;
 use scratch::Scratch;
@@ -56,12 +60,18 @@ pub enum Error {
     /// The reports cannot be written.
     #[error(transparent)]
     Report(#[from] report::Error),
+    /// The claims cannot be used.
+    #[error(transparent)]
+    Claims(#[from] claims::Error),
     /// There is no place to work.
     #[error(transparent)]
     Scratch(#[from] scratch::Error),
     /// There is no root file system to give to the sides.
     #[error(transparent)]
     Root(#[from] root::Error),
+    /// The testbed cannot be had.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
     /// Signals cannot be watched.
     #[error("Cannot watch for signals")]
     Signals(#[source] io::Error),
@@ -70,8 +80,9 @@ pub enum Error {
 impl Error {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::With { .. } | Self::Pin(_) => USER_ERROR,
+            Self::With { .. } | Self::Pin(_) | Self::Claims(_) => USER_ERROR,
             Self::Report(error) => error.exit_code(),
+            Self::Testbed(error) => error.exit_code(),
             Self::Root(_) => USER_ERROR,
             // A place that cannot be worked in is the user's to choose.
             Self::Scratch(_) => USER_ERROR,
@@ -90,9 +101,14 @@ pub fn main(args: &CompareArgs) -> u8 {
 
 fn run(args: &CompareArgs) -> Result<u8, Error> {
     let wanted = wanted(&args.with)?;
+    testbed::check(args)?;
     let plan = plan(args)?;
+    let claims = claims_of(args)?;
     let out = args.out.as_deref().map(report::Out::open).transpose()?;
     let mut signals = Signals::block().map_err(Error::Signals)?;
+    if args.place == Place::Testbed {
+        return Ok(testbed::main(args, &mut signals)?);
+    }
     let mut scratch = Scratch::make()?;
     scratch.adopt_orphans();
     let root = Root::make(&scratch)?;
@@ -102,7 +118,7 @@ fn run(args: &CompareArgs) -> Result<u8, Error> {
     let mut session = Session::new(&found, &root, &plan, signals);
     session.ended_by = found.ended_by;
     let mut findings = Vec::new();
-    for topic in topics(args) {
+    for topic in topics(args, claims.as_ref()) {
         if session.over() {
             break;
         }
@@ -110,30 +126,44 @@ fn run(args: &CompareArgs) -> Result<u8, Error> {
     }
     let ended_by = session.ended_by;
     let after = Moment::look();
-    let report = Report {
+    let mut report = Report {
         warnings: host::warnings(&before, &after, host.cpus),
         load: (before.load, after.load),
         host,
         command: command_line(),
         partial: ended_by.is_some(),
-        root,
+        root: (&root).into(),
         sides: found.sides.iter().map(Into::into).collect(),
         absent: found.absent.clone(),
         plan,
         findings,
+        claims: Vec::new(),
     };
-    let stdout = io::stdout().write_all(report.text().as_bytes());
+    if let Some(claims) = &claims {
+        report.claims = report.judge(claims);
+    }
+    let stdout = io::stdout().write_all(report::text::render(&report).as_bytes());
     let written = out.map_or(Ok(()), |out| out.write(&report));
     // Both are tried before either is complained of.
-    stdout.map_err(|source| report::Error::Write("stdout".into(), source))?;
+    stdout.map_err(report::Error::Stdout)?;
     written?;
     Ok(ended_by.map_or(0, |signal| SIGNAL_BASE + signal))
 }
 
-/// The topics asked for, each once, in the order of reports.
-fn topics(args: &CompareArgs) -> Vec<Topic> {
+/// The topics asked for, each once, in the order of reports; else those that the claims need, else all.
+fn topics(args: &CompareArgs, claims: Option<&Claims>) -> Vec<Topic> {
+    if let (true, Some(claims)) = (args.topics.is_empty(), claims) {
+        return claims.topics();
+    }
     let asked = |topic: &Topic| args.topics.is_empty() || args.topics.contains(topic);
     Topic::ALL.into_iter().filter(asked).collect()
+}
+
+/// What `--claims` and `--claims-file` ask for, which says the former too.
+fn claims_of(args: &CompareArgs) -> Result<Option<Claims>, claims::Error> {
+    let file = args.claims_file.as_deref();
+    let asked = args.claims || file.is_some();
+    asked.then(|| Claims::load(file)).transpose()
 }
 
 /// The runtimes that `--with` names.
@@ -165,10 +195,14 @@ fn plan(args: &CompareArgs) -> Result<Plan, Error> {
         pin: pin.map_err(|error| Error::Pin(Box::new(error)))?,
         emulated: side::vm::emulated(),
         instructions: args.instructions,
+        testbed: testbed::is_inside(),
     })
 }
 
 fn command_line() -> String {
+    if let Some(outer) = testbed::command_line() {
+        return outer;
+    }
     let words = std::env::args().skip(1);
     let words: Vec<_> = words.map(|word| quote(&word)).collect();
     format!("cottage {}", words.join(" "))

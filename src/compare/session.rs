@@ -5,6 +5,7 @@
 //! asks to end, everything returns early and [`Session::ended_by`] says so.
 //! Read next: [`super::topic`].
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::thread::CpuSet;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::finding::{Line, Value};
 use super::root::Root;
 use super::side::{self, Absent, Found, Side};
+use super::topic::crowd::Crowd;
 use crate::bench::rounds::{Pinned, Progress};
 use crate::bench::running::Running;
 use crate::bench::subject::{Error, Sample, Watch};
@@ -37,6 +39,8 @@ pub struct Plan {
     pub emulated: Option<String>,
     /// Whether the clock counts instructions instead of time.
     pub instructions: bool,
+    /// Whether this host is itself an emulated one, with little memory and time.
+    pub testbed: bool,
 }
 
 /// One comparison under way.
@@ -48,6 +52,8 @@ pub struct Session<'a> {
     pub root: &'a Root,
     /// How much is to be done.
     pub plan: &'a Plan,
+    /// Many instances side by side, once measured: two topics tell of them.
+    pub crowds: Option<Vec<Crowd>>,
     /// The signal that asked to end, once it has come.
     pub ended_by: Option<u8>,
     signals: Signals,
@@ -82,9 +88,15 @@ impl<'a> Session<'a> {
             found,
             root,
             plan,
+            crowds: None,
             ended_by: None,
             signals,
         }
+    }
+
+    /// Tells who waits on a terminal what is measured, where it is no matter of rounds.
+    pub fn progress(&self, what: &str, side: &str) {
+        Progress::word(&format!("{what}: {side}"));
     }
 
     /// Whether a signal asked to end.
@@ -188,7 +200,8 @@ impl<'a> Session<'a> {
     pub fn hold(&mut self, side: &'a Side, command: &[&str]) -> Result<Held<'a>, String> {
         let name = Self::name();
         let subject = side.launch.prepare(&name, command)?;
-        let running = subject.start(false);
+        // A pipe that stays open: programs in there may take the end of their input for the end.
+        let running = subject.start(false, Stdio::piped());
         let running = running.map_err(|error| side::trial::why(&error))?;
         let mut held = Held {
             side,

@@ -14,6 +14,7 @@ output and error are yours, byte for byte, and so is its exit status.
   --file PATH          bring this file in: it stands in the command's directory under its base name;
                        if the command changes it, your file gets the change. Can be repeated
   --dir PATH[:NAME]    bring this directory in, as NAME; its changes stay inside. Can be repeated
+  --disk IMAGE         a second disk, /dev/vdb, raw; what is written to it is thrown away
   --out DIR            fetch the files the command leaves new in its directory into DIR
   --tty                give the command a terminal, and pass every key of yours to it
   --cpus N             processors of the machine, default 1
@@ -54,15 +55,16 @@ fail() {
 
 # ---- the command line -----------------------------------------------------------------------
 files=() dirs=() command=()
-out='' tty='' cpus=1 memory=2048 timeout='' icount='' exits=''
+out='' image='' tty='' cpus=1 memory=2048 timeout='' icount='' exits=''
 unset clock
 while (($#)); do
 	case $1 in
-	--file | --dir | --out | --cpus | --memory | --timeout | --shell)
+	--file | --dir | --disk | --out | --cpus | --memory | --timeout | --shell)
 		(($# > 1)) || fail "$1 needs a value"
 		case $1 in
 		--file) files+=("$2") ;;
 		--dir) dirs+=("$2") ;;
+		--disk) image=$2 ;;
 		--out) out=$2 ;;
 		--cpus) cpus=$2 ;;
 		--memory) memory=$2 ;;
@@ -269,7 +271,16 @@ fi
 # tsc=reliable: or the clock is the HPET, and each look at it leaves translated code.
 # EPYC-Rome: the newest AMD model that QEMU 7.2 emulates with SVM and nested paging. Its warnings
 # about features TCG lacks go to the log with everything else QEMU says.
-qemu-system-x86_64 -M q35 "${accelerator[@]}" -cpu EPYC-Rome -m "$memory" \
+second=()
+if [[ -n $image ]]; then
+	[[ -f $image && -r $image ]] || fail "--disk $image: not a readable file"
+	# snapshot: writes go to a file of QEMU's in TMPDIR, which leave() removes with the rest. A comma in
+	# a file's name is written twice.
+	# shellcheck disable=SC2054 # the commas are QEMU's
+	second=(-drive "if=none,id=second,file=${image//,/,,},format=raw,snapshot=on,discard=unmap"
+		-device virtio-blk-pci,drive=second)
+fi
+TMPDIR=$work qemu-system-x86_64 -M q35 "${accelerator[@]}" -cpu EPYC-Rome -m "$memory" \
 	-nodefaults -no-user-config -display none -no-reboot \
 	-kernel "$build/vmlinuz" -initrd "$build/outer.cpio" \
 	-append "console=ttyS0 quiet loglevel=1 panic=-1 cryptomgr.notests tsc=reliable $tick" \
@@ -277,7 +288,7 @@ qemu-system-x86_64 -M q35 "${accelerator[@]}" -cpu EPYC-Rome -m "$memory" \
 	-chardev "socket,id=agent,path=$work/socket" \
 	-device virtio-serial-pci -device virtserialport,chardev=agent,name=agent \
 	-drive "if=none,id=disk,file=$disk,format=raw,cache=unsafe,discard=unmap" \
-	-device virtio-blk-pci,drive=disk \
+	-device virtio-blk-pci,drive=disk "${second[@]}" \
 	</dev/null >"$work/qemu.log" 2>&1 3<&- &
 qemu=$!
 if [[ -n $timeout ]]; then

@@ -85,6 +85,16 @@ pub trait Launch: fmt::Debug {
         Vec::new()
     }
 
+    /// Bytes of the guest's kernel, of a VM.
+    fn kernel_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Folders in which instances are kept while they run: an engine's own, bundles, writable layers.
+    fn storage(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// Processes that run even if there is no instance: an engine and what it has started.
     fn engine(&self) -> Vec<u32> {
         Vec::new()

@@ -4,6 +4,10 @@
 //! told in its place. Read next: [`start`].
 
 pub mod start;
+pub mod crowd;
+pub mod memory;
+pub mod density;
+pub mod disk;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -13,6 +17,9 @@ use crate::cli::compare::Topic;
 pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
     match topic {
         Topic::Start => start::measure(session),
+        Topic::Memory => memory::measure(session),
+        Topic::Density => density::measure(session),
+        Topic::Disk => disk::measure(session),
         _ => Findings {
             topic: topic.name(),
             question: "",
