@@ -214,6 +214,10 @@ fn say_found(root: &Root, found: &Found) {
         "one root file system for all: {} bytes, sha256 {}",
         root.bytes, root.digest
     ));
+    if !root.left_out.is_empty() {
+        let names = root.left_out.join(", ");
+        say(&format!("in folders without {names}, which only root can make"));
+    }
     for absent in &found.absent {
         say(&format!("{}: not run: {}", absent.name, absent.reason));
     }
