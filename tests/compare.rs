@@ -340,8 +340,10 @@ fn interrupted_search_ends_at_once() {
 #[test]
 fn next_comparison_cleans_up_after_one_that_was_killed() {
     let place = Place::new();
-    let begun = place.path("begun");
-    let script = format!("[ -e {begun} ] && exec sleep 1000; touch {begun}; echo READY");
+    let (tried, hangs) = (place.path("tried"), place.path("hangs"));
+    // Not by exec: a runtime's command line names the root file system as long as it runs.
+    let script =
+        format!("[ -e {tried} ] && touch {hangs} && sleep 1000; touch {tried}; echo READY");
     place.fake("bwrap", &format!("{GOOD_MANNERS}{script}"));
     let mut command = place.command(&["start", "--with=crun,bwrap", "--warm-up=0"]);
     let mut running = command
@@ -349,9 +351,7 @@ fn next_comparison_cleans_up_after_one_that_was_killed() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // The words of the fake, which is a script, stay its command line until sleep's replace it; what
-    // bears the name is this process's folder.
-    wait_until(|| !processes_with("sleep 1000 ").is_empty() && Path::new(&begun).exists());
+    wait_until(|| Path::new(&hangs).exists());
     send("KILL", running.id());
     running.wait().unwrap();
     let left = format!("tmp/cottage-compare-{}", running.id());
@@ -365,7 +365,7 @@ fn next_comparison_cleans_up_after_one_that_was_killed() {
         .run(&["start", "--runs=1", "--warm-up=0", "--with=unshare"])
         .expect_code(0);
     assert!(!Path::new(&folder).exists());
-    wait_until(|| processes_with(&format!("helper {folder}")).is_empty());
+    wait_until(|| processes_with(&place.path("")).is_empty());
     assert_eq!(traces(running.id()), [] as [&str; 0]);
 }
 

@@ -17,7 +17,8 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::scratch::{self, Scratch};
+use super::command;
+use super::scratch::Scratch;
 use crate::boot::blob::Blob;
 use crate::boot::newc::{self, Attributes, FILE};
 use crate::bundle::{self, Bundle};
@@ -165,10 +166,10 @@ impl Root {
         let (image, folder) = (text(&path), text(&self.folder));
         // What the files take, their ends in blocks, and the tables; empty blocks cost nothing.
         let size = format!("{}k", self.bytes / 1024 * 5 / 4 + (8 << 10)); // 8 MiB
-        let words = if let Some(program) = scratch::program("mkfs.erofs") {
+        let words = if let Some(program) = command::program("mkfs.erofs") {
             let flags = ["--quiet", "-T0", "--all-root"].map(str::to_owned);
             [&[text(&program)], &flags[..], &[image, folder]].concat()
-        } else if let Some(program) = scratch::program("mke2fs") {
+        } else if let Some(program) = command::program("mke2fs") {
             let flags = ["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"];
             let flags = flags.map(str::to_owned);
             [&[text(&program)], &flags[..], &[folder, image, size]].concat()
@@ -178,7 +179,7 @@ impl Root {
                     .to_owned(),
             );
         };
-        scratch::run(&words).map(|_said| path)
+        command::run(&words).map(|_said| path)
     }
 }
 

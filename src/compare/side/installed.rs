@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compare::scratch::{program, run};
+use crate::compare::command::{program, run};
 
 /// The files that belong to `programs`, names or paths; those that are not there have none.
 pub fn files(programs: &[String]) -> Vec<PathBuf> {

@@ -18,7 +18,8 @@ use super::trial::{SECOND, Slot, Trial, Way, absent, is_root};
 use super::words::words;
 use super::{Absent, Kind, Launch, hybrid, installed};
 use crate::bench::subject::Subject;
-use crate::compare::scratch::{self, Undo};
+use crate::compare::command;
+use crate::compare::scratch::Undo;
 
 /// How long a runtime may take to write its default description.
 const SPEC_LIMIT: u64 = 5 * SECOND;
@@ -175,7 +176,7 @@ impl Launch for Bundle {
     fn remove(&self, instance: &str, ended_well: bool) {
         if !ended_well {
             let delete = words(&["delete", "--force", instance]);
-            let _gone_already = scratch::run(&[self.runtime.clone(), delete].concat());
+            let _gone_already = command::run(&[self.runtime.clone(), delete].concat());
         }
         let _gone_already = fs::remove_dir_all(self.folder(instance));
     }

@@ -8,8 +8,9 @@ use std::fs;
 
 use super::{Absent, Kind, Launch, Side};
 use crate::bench::subject::{Error, Sample, Subject, Watch};
+use crate::compare::command::{one_line, program};
 use crate::compare::root::Root;
-use crate::compare::scratch::{Ledger, Scratch, one_line, program};
+use crate::compare::scratch::{Ledger, Scratch};
 use crate::console::signals::Signals;
 use crate::outcome::with_causes;
 use crate::timeline::Nanos;
