@@ -77,6 +77,16 @@ mod tests {
     }
 
     #[test]
+    fn program_of_a_package_counts_with_the_package() {
+        // Where there is no dpkg there are no packages of its.
+        let dpkg = place("dpkg-query");
+        let found = files(&["dpkg-query".to_owned()]);
+        assert_eq!(found.is_empty(), dpkg.is_none());
+        let manual = |path: &PathBuf| path.starts_with("/usr/share/doc/dpkg");
+        assert_eq!(found.iter().any(manual), dpkg.is_some());
+    }
+
+    #[test]
     fn nothing_is_there_of_what_is_not() {
         assert_eq!(
             files(&["no-such-program".to_owned()]),
