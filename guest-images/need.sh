@@ -98,6 +98,7 @@ need_tests() {
   command_or bwrap bubblewrap "a container runtime to compare with"
   command_or crun crun "another"
   command_or runc runc "another"
+  command_or curl curl "asks servers in guests"
 }
 
 # shellcheck disable=SC1091 # not a file of ours
