@@ -1,14 +1,21 @@
 //! `probe cost`: how long things take, told so that two clocks can time them.
 //!
-//! A measurement is a fixed amount of work in batches of the same size. The lines around them are
+//! A measurement is a fixed amount of work in batches of the same size. Its lines are
 //!
 //! ```text
-//! BEGIN NAME ops=N batches=N      after a batch that does not count; with fs=HEX where files are written,
+//! BEGIN NAME ops=N batches=N      before a batch that does not count; with fs=HEX where files are written,
 //!                                 via=loopback or via=gateway where to=host was said
-//! .                               after each batch
-//! END
+//! .                               before the first batch that counts
+//! .                               after the last
 //! sample X                        each batch's ns an operation, by our own clock
 //! ```
+//!
+//! Whoever started us takes the times at which the two dots arrive, and the report uses those: a guest's
+//! clock is what its hypervisor makes of time, and on an emulated processor it may run at another
+//! speed than the host's. A line takes time to arrive, but both dots take the same, and there is
+//! nothing between them: a guest's serial port leaves the guest several times for each line, which would
+//! otherwise be most of what is measured. Our own samples are good for the spread within one side, and
+//! to check the host's figure where the clocks agree.
 //!
 //! `all` does one after the other, and where one cannot be done says `FAILED NAME errno N` instead.
 //!
@@ -83,23 +90,21 @@ pub fn measure(
     batch: Batch,
 ) -> Result<(), Errno> {
     let operations = settings.operations(default);
-    // The first makes caches warm and tables grow.
-    batch(operations)?;
     let begin = Text::new().text(b"BEGIN ").text(name.as_bytes());
     let begin = begin.text(b" ops=").number(operations);
     let begin = begin.text(b" batches=").number(settings.batches.into());
     say::line(begin.text(about));
     let samples = room::Pages::map(settings.batches as usize * SAMPLE_SIZE, false);
     let samples = samples.ok_or(Errno::NOMEM)?;
+    // This one makes caches warm and tables grow, and meanwhile the line gets where it goes.
+    batch(operations)?;
+    say::write_all(bare::output(), b".\n");
     for place in samples.bytes().chunks_exact(SAMPLE_SIZE) {
         let before = room::monotonic();
         batch(operations)?;
-        let took = room::monotonic().wrapping_sub(before);
-        // As few bytes as a line can have: a guest's serial port leaves the guest for each.
-        say::write_all(bare::output(), b".\n");
-        keep(place, took);
+        keep(place, room::monotonic().wrapping_sub(before));
     }
-    say::write_all(bare::output(), b"END\n");
+    say::write_all(bare::output(), b".\n");
     for place in samples.bytes().chunks_exact(SAMPLE_SIZE) {
         let text = Text::new().text(b"sample ");
         say::line(per_operation(text, kept(place), operations));

@@ -14,12 +14,12 @@ pub struct Measured {
     pub operations: u64,
     /// What else the first line says, such as `fs=ef53`.
     pub about: Option<String>,
-    /// From each batch's line to the next, on the host's clock.
-    pub batches: Vec<Nanos>,
+    /// When the dots before the first batch and after the last came, on the host's clock.
+    pub dots: Vec<Nanos>,
     /// Nanoseconds for an operation, batch by batch, on the clock inside.
     pub own: Vec<f64>,
-    /// How many batches there should be.
-    pub wanted: usize,
+    /// How many batches there are.
+    pub batches: usize,
     /// The error's number, if it could not be done.
     pub failed: Option<String>,
 }
@@ -27,32 +27,31 @@ pub struct Measured {
 impl Measured {
     /// What `operations` took, on the host's clock, on average over all batches; `None` of a run that was
     /// cut off.
-    ///
-    /// Not a batch's own: whoever hands lines on (a monitor, a terminal) may hand on several at once.
     pub fn host(&self, operations: u64) -> Option<Nanos> {
         let time = u128::from(self.whole()?) * u128::from(operations);
-        let all = u128::from(self.operations.max(1)) * self.wanted as u128;
+        let all = (u128::from(self.operations) * self.batches as u128).max(1);
         u64::try_from((time + all / 2) / all).ok()
     }
 
-    /// From the first line to that of the last batch, on the host's clock.
+    /// All batches together, on the host's clock.
     pub fn whole(&self) -> Option<Nanos> {
-        let complete = self.wanted > 0 && self.batches.len() == self.wanted;
-        complete.then(|| self.batches.iter().sum())
+        match self.dots.as_slice() {
+            [first, last] => Some(last.saturating_sub(*first)),
+            _ => None,
+        }
     }
 
     /// The own clock's time for all beside the host's.
     pub fn own_to_host(&self) -> Option<f64> {
         let own = self.own.iter().sum::<f64>() * self.operations as f64;
         let host = self.whole()? as f64;
-        (host > 0.0 && self.own.len() == self.wanted).then(|| own / host)
+        (host > 0.0 && self.own.len() == self.batches).then(|| own / host)
     }
 }
 
 /// All that one run says.
 pub fn measured(lines: &[Line]) -> Vec<Measured> {
     let mut all: Vec<Measured> = Vec::new();
-    let mut before = 0;
     for line in lines {
         if let Some(rest) = line.text.strip_prefix("BEGIN ") {
             all.extend(begun(rest));
@@ -60,12 +59,11 @@ pub fn measured(lines: &[Line]) -> Vec<Measured> {
             all.extend(failed(rest));
         } else if let Some(one) = all.last_mut() {
             if line.text == "." {
-                one.batches.push(line.at.saturating_sub(before));
+                one.dots.push(line.at);
             } else if let Some(sample) = line.text.strip_prefix("sample ") {
                 one.own.extend(sample.parse::<f64>());
             }
         }
-        before = line.at;
     }
     all
 }
@@ -76,7 +74,7 @@ fn begun(rest: &str) -> Option<Measured> {
     Some(Measured {
         name: words.next()?.to_owned(),
         operations: words.next()?.strip_prefix("ops=")?.parse().ok()?,
-        wanted: words.next()?.strip_prefix("batches=")?.parse().ok()?,
+        batches: words.next()?.strip_prefix("batches=")?.parse().ok()?,
         about: words.next().map(str::to_owned),
         ..Measured::default()
     })
@@ -100,16 +98,13 @@ mod tests {
     const RECORDED: &str = "\
 0 BEGIN arith ops=250000 batches=3
 5000 .
-9000 .
-16000 .
-16010 END
-16010 sample 0.0
-16010 sample 18.0
-16010 sample 19.9
-20000 BEGIN fsync ops=1 batches=3 fs=1021994
-20100 .
-20300 .
-20400 FAILED tcp errno 101";
+21000 .
+21010 sample 0.0
+21010 sample 18.0
+21010 sample 19.9
+22000 BEGIN fsync ops=1 batches=3 fs=1021994
+22100 .
+22400 FAILED tcp errno 101";
 
     fn recorded() -> Vec<Measured> {
         let lines = RECORDED.lines().map(|line| {
@@ -123,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_timed_by_the_lines_after_them() {
+    fn work_is_timed_by_the_dots_around_it() {
         let all = recorded();
         let names: Vec<_> = all.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["arith", "fsync", "tcp"]);
-        assert_eq!(all[0].batches, [5000, 4000, 7000]);
+        assert_eq!(all[0].whole(), Some(16_000));
         // 16 us for three times 250,000.
         assert_eq!(all[0].host(1_000_000), Some(21_333));
         assert_eq!(all[0].own, [0.0, 18.0, 19.9]);
@@ -146,7 +141,7 @@ mod tests {
     fn what_was_cut_off_has_no_figure() {
         let all = recorded();
         assert_eq!(all[1].about.as_deref(), Some("fs=1021994"));
-        assert_eq!(all[1].batches, [100, 200]);
+        assert_eq!(all[1].dots, [22_100]);
         assert_eq!((all[1].host(1), all[1].own_to_host()), (None, None));
         assert_eq!(all[2].failed.as_deref(), Some("101"));
         assert_eq!(all[2].host(1), None);

@@ -1,9 +1,8 @@
 //! What does work cost inside?
 //!
-//! One run of the probe does fixed amounts of several kinds of work and prints a line after each batch.
-//! This process notes when the lines arrive: the host's clock times every side, because a guest's clock
-//! is what its hypervisor makes of time. A round's value is the mean of its batches; sides take
-//! turns, as everywhere. The probe's own clock is only set beside it, and the notes say where they part.
+//! One run of the probe does fixed amounts of several kinds of work and prints a dot before and after
+//! each. This process notes when the dots arrive: the host's clock times every side, because a guest's
+//! clock is what its hypervisor makes of time. Sides take turns, as everywhere. The probe's own clock is only set beside it, and the notes say where they part.
 //! Read next: [`lines`].
 
 pub mod lines;
@@ -159,9 +158,8 @@ fn clocks(side: &Side, runs: &[Option<Vec<Measured>>]) -> Option<String> {
 fn notes(plan: &Plan) -> Vec<String> {
     let mut notes = vec![
         format!(
-            "the host's clock, at the arrival of a line after each batch of fixed work; a round's value \
-             is the mean of its batches; {} rounds. What a line takes to arrive is in it, as often as \
-             there are batches",
+            "the host's clock, at the arrival of a short line before fixed work and of one after it; {} \
+             rounds. That both lines take as long to arrive is assumed",
             plan.runs
         ),
         "the program keeps itself to one processor, inside; loopback on the host crosses no network \
@@ -205,14 +203,14 @@ mod tests {
             at,
             text: "BEGIN syscall ops=1000 batches=3".to_owned(),
         }];
-        for _ in 0..3 {
-            at += interval;
+        for _ in 0..2 {
+            at += 3 * interval;
             lines.push(Line {
                 at,
                 text: ".".to_owned(),
             });
         }
-        for text in ["END", "sample 100.0", "sample 100.0", "sample 100.0"] {
+        for text in ["sample 100.0", "sample 100.0", "sample 100.0"] {
             lines.push(Line {
                 at,
                 text: text.to_owned(),
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_the_mean_of_its_batches_by_the_hosts_clock() {
+    fn a_round_is_what_its_batches_took_by_the_hosts_clock() {
         let runs = [run(2_000_000), None, run(3_000_000)];
         let value = of("syscall", Kind::Container, &plan(), &runs);
         assert_eq!(value, Value::Samples(vec![Some(2000), None, Some(3000)]));
