@@ -225,11 +225,13 @@ impl Server {
                 notified = self.device.wait();
             }
             while notified != 0 {
-                let index = notified.trailing_zeros() as usize;
-                if !self.serve(index, TURN) {
+                // From the last queue to the first: a card sends before it receives, and the answers to
+                // what it sent come in with the rest.
+                let index = notified.ilog2();
+                if !self.serve(index as usize, TURN) {
                     self.notified.fetch_or(1 << index, Ordering::Release);
                 }
-                notified &= notified - 1;
+                notified &= !(1 << index);
             }
         }
     }
