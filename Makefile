@@ -118,7 +118,7 @@ bench-blk: cottage kernel-full ## instructions and exits of a random read from a
 	@guest-images/need.sh testbed
 	@benches/blk.sh $(RUNS)
 
-bench-net: cottage kernel-full ## instructions and exits of a request and a MiB through a network card, beside QEMU, in the testbed: make bench-net RUNS=5
+bench-net: cottage kernel-full ## instructions and exits of a request and a MiB each way through a network card, beside QEMU, in the testbed: make bench-net RUNS=5
 	@guest-images/need.sh testbed
 	@benches/net.sh $(RUNS)
 

@@ -95,6 +95,10 @@ need_tests() {
   command_or setpriv util-linux "starts programs as another user"
   command_or qemu-img qemu-utils "makes disk images, and judges those that we wrote"
   command_or passt passt "the other end of --net user"
+  command_or bwrap bubblewrap "a container runtime to compare with"
+  command_or crun crun "another"
+  command_or runc runc "another"
+  command_or curl curl "asks servers in guests"
 }
 
 # shellcheck disable=SC1091 # not a file of ours

@@ -8,8 +8,8 @@
 //! init comes along in the segment and is named on the command line. With a user's own and no
 //! command nothing is added: that guest is the user's.
 //!
-//! A root of the user's (`--rootfs`) needs the built-in initramfs: its init mounts the first disk, or
-//! takes the directory [`ROOT_PATH`], and makes that the root. Kernel modules travel as files too.
+//! A root of the user's (`--rootfs`) needs the built-in initramfs: its init mounts the first disk or the
+//! folder that is the root's, or takes the directory [`ROOT_PATH`], and makes that the root. Kernel modules travel as files too.
 //!
 //! The reader is `guest-images/init`. Source: Linux
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`, v6.12.
@@ -18,7 +18,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use crate::config::net::Address;
-use crate::config::rootfs::{Mode, Root};
+use crate::config::rootfs::{self, Mode, Root};
 use crate::config::{Source, VmConfig};
 use crate::console::terminal;
 use crate::event_loop::GuestEnd;
@@ -119,7 +119,9 @@ pub fn request(config: &VmConfig, modules: &[String], console: &HostConsole) -> 
         .flat_map(|r| [r.into_bytes(), vec![0]])
         .flatten()
         .collect();
-    for share in &config.shares {
+    // The root's own is said by `root`.
+    let shares = config.shares.iter();
+    for share in shares.filter(|share| share.tag != rootfs::TAG) {
         file.extend(format!("share={}\0", share.tag).bytes());
         if share.read_only {
             file.extend_from_slice(b"ro=yes\0");
@@ -142,6 +144,7 @@ pub fn request(config: &VmConfig, modules: &[String], console: &HostConsole) -> 
 fn root(root: &Root) -> Vec<String> {
     let (kind, mode) = match root {
         Root::Directory(_) => ("directory", Mode::Write),
+        Root::Shared(mode) => ("virtiofs", *mode),
         Root::Image(system, mode) => (system.name(), *mode),
     };
     let mode = match mode {
@@ -221,6 +224,17 @@ mod tests {
             String::from_utf8(request(&config, &[], &silent(true))).unwrap(),
             "stdin=tty\0stdout=tty\0hostname=cottage\0share=src\0at=/mnt/src\0\
              share=tools\0ro=yes\0at=/opt/b b\0arg=ls\0"
+        );
+    }
+
+    #[test]
+    fn folder_that_is_the_root_is_no_folder_beside_it() {
+        let config = config(&["--rootfs=/,shared,overlay", "--share=a:src"]);
+        let text = String::from_utf8(request(&config, &[], &silent(false))).unwrap();
+        assert_eq!(
+            text,
+            "stdin=pipe\0stdout=pipe\0hostname=cottage\0root=virtiofs\0rootmode=overlay\0\
+             share=src\0at=/mnt/src\0"
         );
     }
 

@@ -210,6 +210,8 @@ impl Machine {
         let timeline = &self.board.timeline;
         timeline.note_once(Stage::GuestEnded);
         timeline.look_at_memory(&self.board.memory.host_range());
+        let figures = self.virtio.iter().map(|t| t.server().device().figures());
+        timeline.keep_figures(figures.flatten().collect());
         // Whatever happened: the vCPUs must be out of the guest before its memory goes.
         stop_threads(threads, &self.board.control);
         for device in &self.virtio {

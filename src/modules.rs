@@ -145,17 +145,19 @@ fn wanted(config: &VmConfig) -> Vec<Wanted> {
         wanted.push(must("virtio_balloon", "--balloon"));
     }
     if !config.shares.is_empty() {
-        wanted.push(must("virtiofs", "--share"));
+        wanted.push(must("virtiofs", "shared folders"));
     }
     if !config.pmems.is_empty() {
         // The device, and the block device on it.
         wanted.extend([must("virtio_pmem", "--pmem"), must("nd_pmem", "--pmem")]);
     }
-    if let Some(Root::Image(system, mode)) = &config.root {
+    if let Some(Root::Image(system, _)) = &config.root {
         wanted.push(must(system.name(), "--rootfs"));
-        if *mode == Mode::OverlayInGuest {
-            wanted.push(must("overlay", "--rootfs with overlay"));
-        }
+    }
+    if let Some(Root::Image(_, mode) | Root::Shared(mode)) = &config.root
+        && *mode == Mode::OverlayInGuest
+    {
+        wanted.push(must("overlay", "--rootfs with overlay"));
     }
     wanted
 }

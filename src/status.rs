@@ -59,6 +59,12 @@ impl StatusLine {
                 let name = server.device().label();
                 let _infallible = write!(line, ", {name}'s driver failed {count} times");
             }
+            let figures = server.device().figures();
+            let figure = |name| figures.iter().find(|(n, _)| *n == name);
+            if let (Some((_, free)), Some((_, total))) = (figure("free"), figure("total")) {
+                let (free, total) = (free >> 20, total >> 20);
+                let _infallible = write!(line, ", the guest says {free} of {total} MiB are free");
+            }
         }
         let (notes, more) = self.timeline.notes();
         for noted in notes {

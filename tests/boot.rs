@@ -122,6 +122,14 @@ fn stock_kernel_powers_off_through_acpi() {
         .expect_stderr("the guest powered off before");
 }
 
+#[test]
+fn tick_goes_on_in_idle_only_where_qemu_emulates_the_processor() {
+    let Some(backend) = linux_kvm() else { return };
+    let run = cottage(&["run", "--", "cat", "/proc/cmdline"]).expect_code(0);
+    let told = run.text().split(' ').any(|word| word == "nohz=off");
+    assert_eq!(told, backend.name == "testbed", "{}", run.text());
+}
+
 fn processors(count: &str) {
     cottage(&["run", "--cpus", count, "--", "nproc"])
         .expect_code(0)

@@ -11,7 +11,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use support::program::{Finished, Scratch, finish, program};
-use support::{linux_kvm, skip};
+use support::{linux_kvm, passt, skip};
 
 /// Makes a tap device that is $1, with the address 10.0.0.1, or 10.0.1.1 for the second, and so on.
 const TAP: &str = "\
@@ -126,30 +126,13 @@ fn bytes_arrive_in_both_directions_and_travel_in_large_frames() {
     assert!(fs::read(files.path("upload")).unwrap() == content());
 }
 
-/// Runs the script $1 with the other words. COTTAGE_PASST names a directory with passt and its libraries,
-/// for a machine that has not installed it: the testbed. Its root is the initramfs, which passt could
-/// not leave by pivot_root(2), so one that it can is moved there first.
-const WITH_PASST: &str = "\
-set -e
-script=$1; shift
-[ -n \"$COTTAGE_PASST\" ] || exec sh -c \"$script\" sh \"$@\"
-mkdir new; mount -t tmpfs new new
-cp -a $COTTAGE_PASST/. new
-for directory in bin disk files tmp; do mkdir -p new/$directory; mount -o bind /$directory new/$directory; done
-for directory in dev proc; do mkdir -p new/$directory; mount -o rbind /$directory new/$directory; done
-cd new; mount -o move . /
-PATH=$PATH:/usr/bin exec chroot . sh -c \"$script\" sh \"$@\"
-";
-
 #[test]
 fn forwarded_port_of_passts_leads_to_a_server_in_the_guest() {
     if !ready() {
         return;
     }
-    let installed = Command::new("passt").arg("--version").output().is_ok();
-    if !installed && std::env::var_os("COTTAGE_PASST").is_none() {
-        skip::<()>("any", "it needs passt");
-        return;
+    if !passt::is_there() {
+        return skip("any", "it needs busybox, passt and curl").unwrap_or_default();
     }
     let files = Scratch::new();
     // passt takes its addresses from the interface with the default route. The file is asked for until
@@ -170,9 +153,8 @@ fn forwarded_port_of_passts_leads_to_a_server_in_the_guest() {
         chmod +x /www/cgi-bin/file; httpd -p 80 -h /www; \
         ip -4 -o address show eth0 | grep -o 10.0.0.1/24; \
         until [ -e /asked ]; do sleep 0.2; done; sleep 1";
-    let mut command = Command::new("unshare");
+    let mut command = passt::in_a_network(&host);
     command
-        .args(["-r", "-n", "-m", "sh", "-c", WITH_PASST, "sh", &host])
         .arg(program())
         .arg("run")
         .args(["--memory", "256M", "--net", "user,forward=tcp:8080:80"])

@@ -310,7 +310,7 @@ fn shares_that_cannot_be_are_refused() {
     with_kernel(
         "/no/such:a",
         &[
-            "Cannot open the folder \"/no/such\"",
+            "Cannot share the folder \"/no/such\"",
             "No such file or directory",
         ],
     );
@@ -638,7 +638,7 @@ fn missing_root_is_named() {
     refused_root("/no/such/root", &["--rootfs /no/such/root", "No such file"]);
     refused_root(
         ",ro",
-        &["--rootfs \",ro\" names nothing", "IMAGE[,ro|,overlay]"],
+        &["--rootfs \",ro\" names nothing", "DIR|IMAGE[,shared]"],
     );
 }
 
@@ -666,9 +666,25 @@ fn root_that_is_no_file_system_is_named_with_a_hint() {
 
 #[test]
 fn options_of_a_root_are_checked() {
-    refused_root("/,ro", &["is a directory, and ro is for images"]);
-    refused_root("/,overlay", &["is a directory, and overlay is for images"]);
+    refused_root(
+        "/tmp,ro",
+        &["is a directory, and ro is for", "give /tmp,shared,ro"],
+    );
+    refused_root(
+        "/tmp,overlay",
+        &["and overlay is for", "give /tmp,shared,overlay"],
+    );
     refused_root("a,rw", &["has the option \"rw\"", "one of ro and overlay"]);
+}
+
+#[test]
+fn root_that_cannot_be_shared_is_refused() {
+    let files = Scratch::new();
+    let image = files.file("root.ext4", &header(0x438, b"\x53\xef"));
+    let value = format!("{image},shared");
+    refused_root(&value, &[&value[..value.len() - 7], "is for directories"]);
+    refused_root("/,shared", &["the root of this host", "shared,overlay"]);
+    refused_root("/tmp,shared,shared", &["has the option \"shared\""]);
 }
 
 #[test]
@@ -676,7 +692,7 @@ fn root_with_an_initramfs_is_refused() {
     let mut command = Command::new(plain_program());
     command.args(["run", "--rootfs", "/", "--initramfs", "a"]);
     finish(command, b"").expect_code(110).expect_stderr(
-        "'--rootfs <DIR|IMAGE[,ro|,overlay]>' cannot be used with '--initramfs <FILE>'",
+        "'--rootfs <DIR|IMAGE[,shared][,ro|,overlay]>' cannot be used with '--initramfs <FILE>'",
     );
 }
 

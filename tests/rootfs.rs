@@ -1,6 +1,6 @@
-//! Guests people already have: images and directories as root, kernels with modules.
+//! Guests people already have: images and directories as root.
 //!
-//! The images are those of `guest-images/roots/`. What is refused before a guest starts is in
+//! The images are those of `guest-images/roots/`; Debian has a suite of its own, `tests/debian.rs`. What is refused before a guest starts is in
 //! `tests/refusals.rs`, save what takes the built-in guest to find out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -10,9 +10,8 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use support::program::{Finished, Scratch, cottage, cottage_with_input, finish, image, program};
+use support::program::{Finished, Scratch, cottage, cottage_with_input, image};
 use support::{linux_kvm, skip};
 
 /// Boots the full kernel with `root` and `flags`, running the shell line `line` in that root.
@@ -233,125 +232,71 @@ fn root_without_an_init_gets_a_shell() {
     .expect_code(9);
 }
 
-/// The modules that belong to Debian's kernel.
-fn modules() -> String {
-    let all = image("debian-cloud/modules");
-    let mut versions = fs::read_dir(all).unwrap();
-    let version = versions.next().unwrap().unwrap().path();
-    version.to_str().unwrap().to_owned()
-}
-
-/// Debian's kernel and Debian's files, at a tap device of a network of their own.
-#[test]
-fn debian_boots_on_its_own_kernel_with_disk_and_network() {
-    let Some(_) = linux_kvm() else { return };
-    let works = |program: &str, words: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(words).stdout(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    if !works("unshare", &["-r", "-n", "true"]) || !works("busybox", &["true"]) {
-        return skip::<()>("any", "it needs busybox and user namespaces").unwrap_or_default();
+/// What everything below `root` is, but for times: names, modes, contents.
+fn everything(root: &str) -> Vec<String> {
+    let mut waiting = vec![PathBuf::from(root)];
+    let mut lines = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let about = fs::symlink_metadata(&path).unwrap();
+        if about.is_dir() {
+            waiting.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        let content = if about.is_file() {
+            fs::read(&path).unwrap().len()
+        } else {
+            0
+        };
+        let mode = about.permissions().mode();
+        lines.push(format!("{} {mode:o} {content}", path.display()));
     }
-    let files = Scratch::new();
-    fs::create_dir(files.path("www")).unwrap();
-    let sent: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
-    fs::write(files.path("www/file"), &sent).unwrap();
-    let host = format!(
-        "set -e; ip tuntap add tap0 mode tap 2>/dev/null || tunctl -t tap0 >/dev/null\n\
-         ip address add 10.0.0.1/24 dev tap0; ip link set tap0 up\n\
-         busybox httpd -f -p 10.0.0.1:80 -h {} & \n\
-         status=0; \"$@\" || status=$?; kill $!; exit $status",
-        files.path("www")
-    );
-    let line = "uname -r; . /etc/os-release; echo $ID $VERSION_ID; \
-        curl -s http://10.0.0.1/file | sha256sum; \
-        curl -s -o /root/file http://10.0.0.1/file && sync && sha256sum </root/file; \
-        sha256sum </usr/bin/perl; grep -c ^virtio_ /proc/modules; \
-        head -c 1 /dev/hwrng | wc -c; exit 6";
-    let mut command = Command::new("unshare");
-    command
-        .args(["-r", "-n", "sh", "-c", &host, "sh"])
-        .arg(program())
-        .args(["run", "--kernel", &image("debian-cloud/vmlinuz")])
-        .args(["--modules", &modules(), "--memory", "512M", "--rng"])
-        .arg("--rootfs")
-        .arg(format!("{},overlay", image("debian-rootfs/root.ext4")))
-        .args(["--net", "tap=tap0,ip=10.0.0.2/24,gw=10.0.0.1"])
-        .args(["--", "sh", "-c", line]);
-    let run = finish(command, b"").expect_code(6);
-    let text = run.text();
-    let lines: Vec<_> = text.lines().collect();
-    let [release, system, over, kept, perl, modules, random] = &lines[..] else {
-        panic!("{text}\n{}", run.stderr);
-    };
-    let name = modules_version();
-    assert_eq!((*release, *system), (&*name, "debian 12"));
-    let sum = digest(&sent);
-    assert_eq!(
-        (*over, *kept),
-        (&*sum, &*sum),
-        "over the network, and on disk"
-    );
-    let from_image = perl_of_the_image();
-    assert_eq!(*perl, from_image);
-    assert_eq!((*modules, *random), ("5", "1"));
+    lines.sort();
+    lines
 }
 
-fn modules_version() -> String {
-    let path = modules();
-    Path::new(&path)
-        .file_name()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned()
-}
-
-/// As sha256sum(1) prints it.
-fn digest(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(bytes);
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits}  -")
-}
-
-/// What guest-images/roots/debian.sh saw in the tree that it made the image of.
-fn perl_of_the_image() -> String {
-    let line = fs::read_to_string(image("debian-rootfs/perl.sha256")).unwrap();
-    line.trim().to_owned()
+/// Runs the shell line `line` in the shared directory `root`, whose options are `options`.
+fn shared(root: &str, options: &str, line: &str) -> Finished {
+    guest(&format!("{root},shared{options}"), &[], line)
 }
 
 #[test]
-fn kernel_with_modules_runs_our_own_initramfs_too() {
+fn shared_directory_is_root_and_what_is_written_is_on_the_host() {
     let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
     let files = Scratch::new();
-    let disk = files.file("disk", &[b'x'; 512]);
-    let kernel = image("debian-cloud/vmlinuz");
-    let modules = modules();
-    let machine = ["run", "--kernel", &kernel, "--modules", &modules];
-    let flags = ["--memory", "256M", "--disk", &disk];
-    let line = "head -c 3 /dev/vda; echo; ls /.cottage/modules";
-    cottage(&[&machine[..], &flags, &["--", "sh", "-c", line]].concat())
+    let root = directory(&files, &busybox);
+    fs::write(format!("{root}/etc/a"), "host's\n").unwrap();
+    let line = "cat /etc/a; ls -1d /proc/1 /sys/block /run /dev/null; cat /proc/mounts | \
+                while read what where kind rest; do [ $where = / ] && echo $what $kind; done; \
+                echo guest >/etc/b && echo more >>/etc/a; exit 5";
+    shared(&root, "", line)
+        .expect_code(5)
+        .expect_stdout("host's\n/dev/null\n/proc/1\n/run\n/sys/block\n.root virtiofs\n");
+    let on_host = |name: &str| fs::read_to_string(format!("{root}/etc/{name}")).unwrap();
+    assert_eq!(on_host("b"), "guest\n");
+    assert_eq!(on_host("a"), "host's\nmore\n");
+}
+
+#[test]
+fn shared_directory_that_is_only_read_or_overlaid_stays_as_it_is() {
+    let Some(_) = linux_kvm() else { return };
+    let Some(busybox) = busybox() else { return };
+    let files = Scratch::new();
+    let root = directory(&files, &busybox);
+    for name in ["dev", "proc", "sys", "run", "tmp"] {
+        fs::create_dir(format!("{root}/{name}")).unwrap();
+    }
+    fs::write(format!("{root}/etc/a"), "host's\n").unwrap();
+    let before = everything(&root);
+    let line = "echo kept >/tmp/x && cat /tmp/x; cat /etc/a; \
+                (echo new >/etc/a) 2>/dev/null || echo refused; \
+                (: >/etc/new) 2>/dev/null || echo refused";
+    shared(&root, ",ro", line)
         .expect_code(0)
-        .expect_stdout("xxx\n");
-}
-
-#[test]
-fn modules_of_another_kernel_are_refused() {
-    let Some(_) = linux_kvm() else { return };
-    let files = Scratch::new();
-    let list = "kernel/virtio_mmio.ko:\nkernel/virtio-rng.ko:\n";
-    files.file("modules.dep", list.as_bytes());
-    fs::create_dir(files.path("kernel")).unwrap();
-    for name in ["virtio_mmio.ko", "virtio-rng.ko"] {
-        let path = format!("kernel/{name}");
-        files.file(&path, b"\x7fELF\0vermagic=5.4.0-old SMP\0");
-    }
-    let kernel = image("debian-cloud/vmlinuz");
-    let modules = files.path("");
-    cottage(&["run", "--kernel", &kernel, "--rng", "--modules", &modules])
-        .expect_code(110)
-        .expect_stderr("are for 5.4.0-old")
-        .expect_stderr(&format!("the kernel is {}", modules_version()));
+        .expect_stdout("kept\nhost's\nrefused\nrefused\n");
+    let line = "echo kept >/tmp/x && cat /tmp/x; echo new >/etc/a; cat /etc/a; : >/etc/new; \
+                ls -1 /etc; exit 3";
+    shared(&root, ",overlay", line)
+        .expect_code(3)
+        .expect_stdout("kept\nnew\na\nnew\n");
+    assert_eq!(everything(&root), before);
 }

@@ -148,16 +148,18 @@ for image in tiny/vmlinux tiny/bzImage full/vmlinux initramfs.cpio init debian-c
 		cp -L "guest-images/out/$image" "$work/images/$image"
 done
 
-# Only where they are asked for, being large: Debian with its modules; and passt, with its libraries.
+# Only where they are asked for, being large: Debian with its modules; passt and curl, with their libraries.
 mkdir -p "$work/rootfs" "$work/passt"
 for image in full/vmlinux debian-cloud/vmlinuz debian-cloud/modules roots debian-rootfs; do
 	mkdir -p "$work/rootfs/$(dirname "$image")"
 	cp -al "guest-images/out/$image" "$work/rootfs/$image" 2>/dev/null ||
 		cp -a "guest-images/out/$image" "$work/rootfs/$image" || true
 done
-passt=$(command -v passt || true)
-[[ -z $passt ]] || for file in "$passt" $(ldd "$passt" | grep -o '/[^ ]*'); do
-	cp -L --parents "$file" "$work/passt/"
+for program in passt curl; do
+	program=$(command -v "$program") || continue
+	for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+		cp -L --parents "$file" "$work/passt/"
+	done
 done
 
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
@@ -178,8 +180,8 @@ export -f testbed_or_again
 in_testbed() {
 	local name=$1 program=$2 log=$3 limit=1100 images=images more=()
 	shift 3
-	[[ $name != rootfs ]] || images=rootfs
-	[[ $name != net ]] || more=(--dir "$work/passt:passt")
+	case $name in rootfs | debian) images=rootfs ;; esac
+	case $name in net | debian) more=(--dir "$work/passt:passt") ;; esac
 	# The suite of networks takes half a minute, and has frozen the testbed more often than others, why
 	# is not known: it is not waited for as long.
 	[[ $name != net ]] || limit=300

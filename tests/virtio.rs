@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use flate2::read::GzDecoder;
 use support::linux_kvm;
 use support::program::{Finished, Scratch, cottage, program};
-use support::pty::{exit_code, resident_kib, wait};
+use support::pty::{Terminal, exit_code, resident_kib, wait};
 
 const MIB: usize = 1 << 20;
 
@@ -379,4 +379,58 @@ fn balloon_of_a_size_is_filled_and_given_back_when_memory_is_short() {
     guest(&["--balloon=128M"], line)
         .expect_code(0)
         .expect_stdout("157286400\n");
+}
+
+/// The kernel's figure of that name, of the lines of /proc/meminfo in `text`, in bytes.
+fn meminfo(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+#[test]
+fn guest_tells_how_its_memory_is_used_up_to_its_end() {
+    let Some(_) = linux_kvm() else { return };
+    let files = Scratch::new();
+    let path = files.file("report", b"");
+    // What is taken after the driver's start shows only if the guest is asked again.
+    let line =
+        "dd if=/dev/zero of=/tmp/file bs=1M count=100 2>/dev/null; sleep 3; cat /proc/meminfo";
+    let done = guest(&["--balloon", "--timeline=json", &path], line).expect_code(0);
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let figure = |name: &str| report["figures"][name].as_u64().unwrap();
+    let text = done.text();
+    println!("figures: {}", report["figures"]);
+    assert_eq!(figure("total"), meminfo(&text, "MemTotal:"));
+    for (name, line) in [("free", "MemFree:"), ("available", "MemAvailable:")] {
+        let difference = figure(name).abs_diff(meminfo(&text, line));
+        assert!(difference < 16 << 20, "{name}: {}\n{text}", figure(name));
+    }
+    // Faults are not among them: this kernel does not count them (CONFIG_VM_EVENT_COUNTERS).
+    assert!(figure("caches") > 100 << 20);
+}
+
+#[test]
+fn status_line_says_how_much_memory_the_guest_has_free() {
+    let Some(_) = linux_kvm() else { return };
+    let mut command = Command::new(program());
+    let line = "echo st''art; sleep 1000";
+    command.args([
+        "run",
+        "--memory",
+        "256M",
+        "--balloon",
+        "--",
+        "sh",
+        "-c",
+        line,
+    ]);
+    let mut terminal = Terminal::run(command);
+    terminal.wait_for("start");
+    terminal.type_keys(b"\x01s");
+    terminal.wait_for(", the guest says ");
+    terminal.wait_for(" MiB are free");
+    terminal.type_keys(b"\x01x");
+    terminal.ends_with(114);
 }

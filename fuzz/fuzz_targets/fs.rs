@@ -68,7 +68,7 @@ libfuzzer_sys::fuzz_target!(|input: (bool, Vec<Act>)| {
     std::os::unix::fs::symlink("/etc/passwd", folder.join("link")).expect("a link");
     let mut word = folder.clone().into_os_string();
     word.push(if read_only { ":tag,ro" } else { ":tag" });
-    let shares = share::parse_all(&[word]).expect("a share");
+    let shares = share::parse_all(None, &[word]).expect("a share");
     let steps: Vec<Step> = acts.into_iter().map(Act::step).collect();
     drive(
         Arc::new(SharedFolder::open(&shares[0], 1).expect("a folder")),

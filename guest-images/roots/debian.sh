@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Builds out/debian-rootfs/root.ext4: Debian 12 as a user has it, to boot what is not ours.
 #
-# debootstrap's smallest Debian with curl in it, without what nobody reads in a test. Packages are
-# checked by the archive's signature; they are the archive's current ones, so two builds may differ.
+# debootstrap's smallest Debian with curl, fio, iperf3 and Python in it, without what nobody reads in a
+# test. Packages are checked by the archive's signature; they are the archive's current ones, so two
+# builds may differ.
 # Environment: DEBIAN_MIRROR, where packages come from.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../common.sh
@@ -14,7 +15,7 @@ if same_inputs "$result" "$inputs"; then exit 0; fi
 
 PATH=$PATH:/usr/sbin:/sbin # both commands stand there, and not everybody's PATH has it
 need_commands roots debootstrap mke2fs
-need_space "$cache" 700 "a Debian root file system"
+need_space "$cache" 1000 "a Debian root file system"
 as_root=()
 if [ "$(id -u)" != 0 ]; then
   command -v sudo >/dev/null || die "debootstrap needs root's rights: run this as root, or install sudo"
@@ -25,8 +26,8 @@ tree=$cache/debian-rootfs
 "${as_root[@]}" rm -rf "$tree"
 rm -rf "$result.new"
 mkdir -p "$result.new"
-say "fetching Debian 12's smallest system; this takes a minute or two"
-"${as_root[@]}" debootstrap --variant=minbase --include=curl --arch=amd64 bookworm "$tree" \
+say "fetching Debian 12's smallest system; this takes minutes"
+"${as_root[@]}" debootstrap --variant=minbase --include=curl,fio,iperf3,python3 --arch=amd64 bookworm "$tree" \
   "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$result.new/log" 2>&1 ||
   { tail -n 5 "$result.new/log" >&2; die "debootstrap failed; its words are in $result.new/log"; }
 # This machine's own, which debootstrap copies.
@@ -35,10 +36,10 @@ say "fetching Debian 12's smallest system; this takes a minute or two"
   var/lib/apt/lists/* usr/share/doc usr/share/man usr/share/info usr/share/locale"
 # For a test to compare with what a guest reads.
 sha256sum <"$tree/usr/bin/perl" >"$result.new/perl.sha256"
-truncate -s 192M "$result.new/root.ext4"
+truncate -s 512M "$result.new/root.ext4"
 "${as_root[@]}" mke2fs -q -t ext4 -L debian -E lazy_itable_init=1 -d "$tree" "$result.new/root.ext4"
 "${as_root[@]}" rm -rf "$tree"
 rm "$result.new/log"
 echo "$inputs" >"$result.new/inputs.sha256"
 publish "$result.new" "$result"
-say "built $result/root.ext4 ($(du -m "$result/root.ext4" | cut -f1) MB of 192)"
+say "built $result/root.ext4 ($(du -m "$result/root.ext4" | cut -f1) MB of 512)"

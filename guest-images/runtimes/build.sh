@@ -9,13 +9,14 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=../common.sh
 . "$(dirname "$0")/../common.sh"
 
-# unshare is util-linux's. netavark makes podman's networks, iptables docker's; ip looks at them.
+# unshare is util-linux's. netavark makes podman's networks, iptables docker's; ip looks at them. dpkg
+# tells which files a runtime consists of, mke2fs of e2fsprogs makes cottage's disks.
 wanted=(docker.io containerd runc crun podman conmon netavark bubblewrap util-linux iproute2 iptables
-  busybox-static)
+  busybox-static dpkg e2fsprogs)
 
 # What packages depend on for their installation, and for keys and users that nobody uses here: names
 # as a shell pattern for `case`.
-unneeded='perl*|libperl*|lib*-perl|gnupg*|gpg*|dirmngr|pinentry*|dpkg|tar|debconf|adduser|passwd|usrmerge|readline-common|util-linux-extra|libpam-modules*|libsemanage-common|lsb-base|sysvinit-utils|init-system-helpers|gcc-12-base|libldap*|libsasl*|libgdbm*|libdb5*|libncursesw*|dmsetup'
+unneeded='perl*|libperl*|lib*-perl|gnupg*|gpg*|dirmngr|pinentry*|tar|debconf|adduser|passwd|usrmerge|readline-common|util-linux-extra|libpam-modules*|libsemanage-common|lsb-base|sysvinit-utils|init-system-helpers|gcc-12-base|libldap*|libsasl*|libgdbm*|libdb5*|libncursesw*|dmsetup'
 
 # The modules of the testbed's kernel that containers' files and networks want, with what those need;
 # inside.sh loads them. A name that a kernel has built in or lacks is left out.
@@ -67,15 +68,24 @@ printf '%s\n' "${names[@]}" | sort >"$result.new/packages"
 # /bin, /sbin and /lib are links into /usr, as in every Debian since 12; packages of 12 still have both.
 mkdir -p "$tree"/usr/{bin,sbin,lib,lib64}
 for directory in bin sbin lib lib64; do ln -s "usr/$directory" "$tree/$directory"; done
+# And dpkg's own records, so that it can be asked whose a file is.
+records=$tree/var/lib/dpkg
+mkdir -p "$records/info" "$records/updates"
+echo 1 >"$records/info/format" # names with the architecture, where there may be two
 for deb in "$work"/debs/*.deb; do
   dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tree" --keep-directory-symlink --no-same-owner
+  name=$(dpkg-deb --field "$deb" Package)
+  [ "$(dpkg-deb --field "$deb" Multi-Arch)" != same ] || name=$name:$(dpkg-deb --field "$deb" Architecture)
+  dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's|^\./$|/.|; s|^\.||; s|/$||' >"$records/info/$name.list"
+  { dpkg-deb --field "$deb"; printf 'Status: install ok installed\n\n'; } >>"$records/status"
 done
 rm -rf "$tree"/usr/share/{doc,man,info,locale,lintian,bash-completion,zsh,fish,perl5,bug,gtk-doc} \
-  "$tree"/usr/share/{common-licenses,doc-base,apport,docker.io} "$tree"/etc/{init.d,default,cron*}
+  "$tree"/usr/share/{common-licenses,doc-base,apport} "$tree"/etc/{init.d,default,cron*}
 
 # ---- what installing would have done --------------------------------------------------------
 mkdir -p "$tree"/{dev,proc,sys,run,tmp,root,files,etc/containers,var/lib,var/tmp,var/log}
 chmod 1777 "$tree/tmp" "$tree/var/tmp"
+ln -s /run "$tree/var/run"
 # Busybox is what no package brings, the shell before all.
 for applet in $("$tree/bin/busybox" --list); do
   [ -e "$tree/usr/bin/$applet" ] || [ -e "$tree/usr/sbin/$applet" ] || ln -s busybox "$tree/usr/bin/$applet"

@@ -49,7 +49,10 @@ set -e
 mount -t tmpfs -o mode=755 run /run
 # What engines keep is in memory: under --icount the clock leaps while the machine waits for its disk,
 # ten seconds at a time if no timer is nearer, and every engine syncs.
-mount -t tmpfs -o mode=755 lib /var/lib
+for engine in docker containerd containers cni; do
+	mkdir -p /var/lib/$engine
+	mount -t tmpfs -o mode=755 engine /var/lib/$engine
+done
 mount -t cgroup2 cgroup /sys/fs/cgroup
 # As systemd does: controllers for the groups below, where runtimes put containers.
 for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
@@ -78,9 +81,11 @@ fi
 cd /files
 if [ "$interruptible" = yes ]; then
 	# In the background goes what waits; the command keeps this process's number. (The other way round
-	# it would ignore SIGINT, as everything does that a script starts in the background.)
-	(cat >/dev/null && kill -INT $$) <&0 &
-	exec "$@" </dev/null
+	# it would ignore SIGINT, as everything does that a script starts in the background. That also has
+	# /dev/null for standard input, hence the detour.)
+	exec 3<&0 </dev/null
+	(cat <&3 >/dev/null && kill -INT $$) &
+	exec "$@" 3<&-
 fi
 exec "$@"
 TEXT

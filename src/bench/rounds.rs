@@ -11,7 +11,9 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::cold::Cold;
 use super::subject::{self, Sample, Subject, Watch};
+use crate::compare::testbed;
 use crate::console::signals::Signals;
+use crate::console::words::say;
 use crate::timeline::memory_use::MemoryUse;
 use crate::timeline::{Nanos, now};
 
@@ -144,7 +146,8 @@ impl Drop for Pinned {
     }
 }
 
-/// A line on the terminal; nothing where stderr is none.
+/// A line on the terminal. Nothing where stderr is none, but for the testbed, behind which somebody
+/// waits: there a line now and then.
 pub(crate) struct Progress {
     what: String,
     shown: bool,
@@ -174,6 +177,7 @@ impl Progress {
     pub(crate) fn step(&mut self) {
         self.done += 1;
         if !self.shown {
+            self.tell_elsewhere();
             return;
         }
         let took = now() - self.started;
@@ -190,6 +194,19 @@ impl Progress {
             left.div_ceil(1_000_000_000)
         );
         let _nobody_looks = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+impl Progress {
+    /// A whole line at each fifth, without a time: the emulated clock is not the waiting user's.
+    fn tell_elsewhere(&self) {
+        let part = |done: usize| done * 5 / self.total.max(1);
+        if part(self.done) > part(self.done - 1) && testbed::command_line().is_some() {
+            say(&format!(
+                "{}: {} of {} done",
+                self.what, self.done, self.total
+            ));
+        }
     }
 }
 

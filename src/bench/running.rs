@@ -3,7 +3,7 @@
 //! Read next: [`super::rounds`].
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Child;
 
@@ -137,7 +137,7 @@ impl Running {
     }
 
     /// Just before it was spawned.
-    pub(super) fn spawned(&self) -> Nanos {
+    pub(crate) fn spawned(&self) -> Nanos {
         self.spawned
     }
 
@@ -170,8 +170,17 @@ impl Running {
     }
 
     /// Waits for its end: when, its status, and what cottage told.
-    pub(super) fn wait(self) -> Result<(Nanos, u8, Option<MeasuredRun>), Error> {
+    pub(crate) fn wait(self) -> Result<(Nanos, u8, Option<MeasuredRun>), Error> {
         self.process.wait()
+    }
+
+    /// Whether its process is gone; it may be waited for.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        // One that cannot be asked for is somebody else's by now.
+        self.process
+            .child()
+            .try_wait()
+            .map_or(true, |status| status.is_some())
     }
 
     fn pid(&mut self) -> Option<Pid> {
@@ -181,7 +190,7 @@ impl Running {
     }
 
     /// Reads its output until it has ended.
-    pub(super) fn watch(&mut self, watch: &Watch, signals: &mut Signals) -> Result<(), Interrupt> {
+    pub(crate) fn watch(&mut self, watch: &Watch, signals: &mut Signals) -> Result<(), Interrupt> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let end = pidfd_open(pid, PidfdFlags::empty())?;
         loop {
@@ -213,10 +222,53 @@ impl Running {
         watch: &Watch,
         signals: &mut Signals,
     ) -> Result<(), Interrupt> {
+        self.watch_until(self.spawned, watch, signals, |own| {
+            own.first_output.is_some()
+        })
+    }
+
+    /// Reads its output until there is a whole line, which has to be wanted; it goes on running.
+    pub(crate) fn watch_line(
+        &mut self,
+        watch: &Watch,
+        signals: &mut Signals,
+    ) -> Result<(), Interrupt> {
+        self.watch_until(self.spawned, watch, signals, |own| !own.lines.is_empty())
+    }
+
+    /// Writes a line to its input and reads its output until there is a line more, which has to be
+    /// wanted: how long that took, and what it says. It goes on running.
+    pub(crate) fn ask(
+        &mut self,
+        question: &str,
+        watch: &Watch,
+        signals: &mut Signals,
+    ) -> Result<(Nanos, String), Interrupt> {
+        let before = self.lines.len();
+        let asked = now();
+        let input = self.process.child().stdin.as_mut();
+        let input = input.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe));
+        input
+            .and_then(|input| input.write_all(format!("{question}\n").as_bytes()))
+            .map_err(Interrupt::Host)?;
+        self.watch_until(asked, watch, signals, |own| own.lines.len() > before)?;
+        let line = self.lines.get(before);
+        let (at, text) = line.map_or((0, ""), |line| (line.at, line.text.as_str()));
+        Ok(((self.spawned + at).saturating_sub(asked), text.to_owned()))
+    }
+
+    /// Reads its output until `done`, for as long as a run may take, from `since` on.
+    fn watch_until(
+        &mut self,
+        since: Nanos,
+        watch: &Watch,
+        signals: &mut Signals,
+        done: impl Fn(&Self) -> bool,
+    ) -> Result<(), Interrupt> {
         let Some(pid) = self.pid() else { return Ok(()) };
         let end = pidfd_open(pid, PidfdFlags::empty())?;
-        while self.first_output.is_none() {
-            let left = (self.spawned + watch.limit).checked_sub(now());
+        while !done(self) {
+            let left = (since + watch.limit).checked_sub(now());
             let ready = self.poll(&end, signals, left.ok_or(Interrupt::Late)?)?;
             if ready.output {
                 self.read_output(watch);
@@ -227,7 +279,7 @@ impl Running {
             if ready.signals {
                 self.take_signals(signals)?;
             }
-            if ready.ended && self.first_output.is_none() {
+            if ready.ended && !done(self) {
                 return Err(Interrupt::Ended(self.said()));
             }
         }

@@ -73,7 +73,8 @@ pub struct CompareArgs {
     pub topics: Vec<Topic>,
 
     /// Container runtimes to set beside cottage: docker, podman, crun, runc, ctr, bwrap, unshare, with
-    /// commas between; or all
+    /// commas between; or all. One that is named twice is measured twice, to see what no difference
+    /// looks like
     #[arg(long, value_name = "LIST", default_value = "all")]
     pub with: String,
 

@@ -26,11 +26,12 @@ pub struct MachineArgs {
     pub initramfs: Option<PathBuf>,
 
     /// Root file system: a directory, whose files are copied into the guest's memory, or an image
-    /// of an ext4, erofs or squashfs file system, which becomes the first disk. ro: read only;
-    /// overlay: IMAGE stays as it is; a comma in the name is written twice
+    /// of an ext4, erofs or squashfs file system, which becomes the first disk. shared: DIR itself,
+    /// by virtio-fs; ro: read only; overlay: IMAGE or DIR stays as it is; a comma in the name is
+    /// written twice
     #[arg(
         long,
-        value_name = "DIR|IMAGE[,ro|,overlay]",
+        value_name = "DIR|IMAGE[,shared][,ro|,overlay]",
         conflicts_with = "initramfs"
     )]
     pub rootfs: Option<OsString>,

@@ -16,9 +16,11 @@ pub mod relation;
 pub mod side;
 pub mod topic;
 pub mod scratch;
+pub mod command;
 pub mod sweep;
 pub mod root;
 pub mod session;
+pub mod talk;
 pub mod testbed;
 pub mod claims;
 pub mod report;
@@ -214,6 +216,12 @@ fn say_found(root: &Root, found: &Found) {
         "one root file system for all: {} bytes, sha256 {}",
         root.bytes, root.digest
     ));
+    if !root.left_out.is_empty() {
+        let names = root.left_out.join(", ");
+        say(&format!(
+            "in folders without {names}, which only root can make"
+        ));
+    }
     for absent in &found.absent {
         say(&format!("{}: not run: {}", absent.name, absent.reason));
     }

@@ -12,34 +12,26 @@
 //!     ...            its other forms, bundles, states of runtimes
 //! ```
 //!
-//! Read next: [`super::sweep`].
+//! Read next: [`super::command`].
 
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{StatVfsMountFlags, statvfs};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, geteuid, kill_process_group, pidfd_open, set_child_subreaper,
-    test_kill_process,
-};
+use rustix::process::{Pid, geteuid, set_child_subreaper, test_kill_process};
 use serde::{Deserialize, Serialize};
 
+use super::command::{Failure, try_run};
 use super::sweep;
 
 /// What the tags of all comparisons begin with.
 const PREFIX: &str = "cottage-compare-";
 /// On a disk by convention, unlike /tmp. Source: Filesystem Hierarchy Standard 3.0, 5.15.
 const FOLDERS: [&str; 2] = ["/var/tmp", "/tmp"];
-/// How long a command that prepares or cleans up may take: loading an image on a busy disk is the
-/// slowest of them.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// The forms of the root file system take less together.
 const ROOM: u64 = 64 << 20; // 64 MiB
 
@@ -198,9 +190,7 @@ impl Drop for Scratch {
         if self.adopting {
             sweep::end_children();
         }
-        for undo in self.ledger.undos.borrow().iter().rev() {
-            undo.carry_out(&self.tag);
-        }
+        carry_out(&self.ledger.undos.borrow(), &self.tag);
         if self.adopting {
             sweep::end_children();
         }
@@ -210,20 +200,37 @@ impl Drop for Scratch {
     }
 }
 
-impl Undo {
-    fn carry_out(&self, tag: &str) {
-        match self {
-            Self::Run(words) => {
-                let _gone_already = run(words);
-            }
-            Self::Instances { list, remove } => {
-                let names = run(list).unwrap_or_default();
-                let names = names.lines().map(str::trim);
-                for name in names.filter(|name| belongs_to(name, tag)) {
-                    let words = [remove.as_slice(), &[name.to_owned()]].concat();
-                    let _gone_already = run(&words);
+/// Undoes all of a ledger, the last first.
+fn carry_out(undos: &[Undo], tag: &str) {
+    // A runtime that hangs once is not waited for again.
+    let mut hung: Vec<&str> = Vec::new();
+    for undo in undos.iter().rev() {
+        let (Undo::Run(words) | Undo::Instances { list: words, .. }) = undo;
+        let program = words.first().map_or("", String::as_str);
+        if hung.contains(&program) {
+            continue;
+        }
+        // That something is gone already is no failure.
+        if carry_out_one(undo, tag).is_err_and(|failure| failure.late) {
+            hung.push(program);
+        }
+    }
+}
+
+fn carry_out_one(undo: &Undo, tag: &str) -> Result<(), Failure> {
+    match undo {
+        Undo::Run(words) => try_run(words).map(drop),
+        Undo::Instances { list, remove } => {
+            let names = try_run(list)?;
+            let names = names.lines().map(str::trim);
+            for name in names.filter(|name| belongs_to(name, tag)) {
+                let words = [remove.as_slice(), &[name.to_owned()]].concat();
+                match try_run(&words) {
+                    Err(failure) if failure.late => return Err(failure),
+                    _removed_or_gone => {}
                 }
             }
+            Ok(())
         }
     }
 }
@@ -269,112 +276,13 @@ fn undo_all(folder: &Path) {
     };
     sweep::end_orphans(tag);
     let ledger = fs::read_to_string(folder.join("ledger")).unwrap_or_default();
-    for line in ledger.lines().rev() {
-        // The last line may be half written; then the thing was not made yet.
-        if let Ok(undo) = serde_json::from_str::<Undo>(line) {
-            undo.carry_out(tag);
-        }
-    }
+    // The last line may be half written; then the thing was not made yet.
+    let lines = ledger.lines().map(serde_json::from_str::<Undo>);
+    carry_out(&lines.filter_map(Result::ok).collect::<Vec<_>>(), tag);
     sweep::end_orphans(tag);
     sweep::cgroups(tag);
     sweep::mounts(folder);
     let _nothing_more_to_do = fs::remove_dir_all(folder);
-}
-
-/// The program `name`, where a shell would find it, or an administrator's.
-pub fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let administrators = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut folders = std::env::split_paths(&path).chain(administrators);
-    folders.find_map(|folder| {
-        let path = folder.join(name);
-        let runs = rustix::fs::access(&path, rustix::fs::Access::EXEC_OK).is_ok();
-        (runs && path.is_file()).then_some(path)
-    })
-}
-
-/// Runs a command that prepares or cleans up and returns what it printed; whatever it started has
-/// ended, if it took too long.
-///
-/// # Errors
-/// A sentence with the command and what it said.
-pub fn run(words: &[String]) -> Result<String, String> {
-    let name = words.iter().take(3).cloned().collect::<Vec<_>>().join(" ");
-    let mut all = words.iter();
-    let mut command = Command::new(all.next().map_or("", String::as_str));
-    // Files, not pipes: nobody has to read them while it runs.
-    let mut streams = [(); 2].map(|()| memory_file());
-    let [output, errors] = &mut streams;
-    let file = |file: &Option<File>| {
-        let copy = file.as_ref().and_then(|file| file.try_clone().ok());
-        copy.map_or_else(Stdio::null, Stdio::from)
-    };
-    command
-        .args(all)
-        .stdin(Stdio::null())
-        .stdout(file(output))
-        .stderr(file(errors));
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let spawned = command.spawn();
-    let mut process = spawned.map_err(|error| format!("{name} does not start: {error}"))?;
-    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-    let late = pid.is_some_and(|pid| {
-        let limit = Timespec {
-            tv_sec: i64::try_from(PATIENCE.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: 0,
-        };
-        let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else {
-            return false;
-        };
-        let late = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit)) == Ok(0);
-        if late {
-            let _gone_already = kill_process_group(pid, Signal::KILL);
-        }
-        late
-    });
-    let status = process
-        .wait()
-        .map_err(|error| format!("{name} is lost: {error}"))?;
-    let said = read_back(errors);
-    match () {
-        () if late => Err(format!(
-            "{name} did not end within {} s",
-            PATIENCE.as_secs()
-        )),
-        () if !status.success() => Err(format!("{name} failed ({status}): {}", one_line(&said))),
-        () => Ok(read_back(output)),
-    }
-}
-
-fn memory_file() -> Option<File> {
-    let file = rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
-    Some(File::from(file))
-}
-
-fn read_back(file: &mut Option<File>) -> String {
-    use std::io::{Read, Seek};
-    let mut bytes = Vec::new();
-    if let Some(file) = file {
-        // What a runtime prints is for people, and short.
-        let _as_far_as_it_goes = file.rewind();
-        let _as_far_as_it_goes = file.take(64 << 10).read_to_end(&mut bytes); // 64 KiB
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The end of what a program said, as a part of a sentence: one line, no control characters.
-pub fn one_line(said: &str) -> String {
-    let words: Vec<_> = said
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .collect();
-    let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
-    let line = words.join(" ");
-    let longest = 300;
-    let excess = line.chars().count().saturating_sub(longest);
-    if excess == 0 {
-        return line;
-    }
-    format!("... {}", line.chars().skip(excess).collect::<String>())
 }
 
 #[cfg(test)]
@@ -387,30 +295,6 @@ mod tests {
         assert!(belongs_to("cottage-compare-12", "cottage-compare-12"));
         assert!(!belongs_to("cottage-compare-123-0", "cottage-compare-12"));
         assert!(!belongs_to("web", "cottage-compare-12"));
-    }
-
-    #[test]
-    fn commands_say_what_they_said() {
-        let words = |script: &str| ["sh", "-c", script].map(str::to_owned);
-        assert_eq!(run(&words("echo hi")), Ok("hi\n".to_owned()));
-        let error = run(&words("printf 'no\\033[1m way\\n' >&2; exit 3")).unwrap_err();
-        assert!(error.ends_with(": no [1m way"), "{error}");
-        let error = run(&["/no/such".to_owned()]).unwrap_err();
-        assert!(error.starts_with("/no/such does not start"), "{error}");
-    }
-
-    #[test]
-    fn long_words_are_cut_from_the_front() {
-        let line = one_line(&"x".repeat(1000));
-        assert_eq!(line.len(), 304);
-        assert_eq!(one_line(" a\n\tb \0"), "a b");
-    }
-
-    #[test]
-    fn programs_are_found_and_folders_are_not() {
-        assert!(program("sh").is_some());
-        assert!(program("no-such-program").is_none());
-        assert!(program("../bin").is_none());
     }
 
     #[test]

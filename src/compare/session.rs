@@ -17,7 +17,7 @@ use super::side::{self, Absent, Found, Side};
 use super::topic::crowd::Crowd;
 use crate::bench::rounds::{Pinned, Progress};
 use crate::bench::running::Running;
-use crate::bench::subject::{Error, Sample, Watch};
+use crate::bench::subject::{Error, Sample, Subject, Watch};
 use crate::console::signals::Signals;
 use crate::timeline::Nanos;
 
@@ -56,7 +56,7 @@ pub struct Session<'a> {
     pub crowds: Option<Vec<Crowd>>,
     /// The signal that asked to end, once it has come.
     pub ended_by: Option<u8>,
-    signals: Signals,
+    pub(super) signals: Signals,
 }
 
 /// Every instance's number, so that no two have a name in common.
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
         format!("cottage-compare-{}-{number}", std::process::id())
     }
 
-    fn watch(&self) -> Watch {
+    pub(super) fn watch(&self) -> Watch {
         Watch {
             until: None,
             limit: self.plan.limit,
@@ -129,9 +129,33 @@ impl<'a> Session<'a> {
         self.once(side, command, &watch)
     }
 
+    /// As [`Session::output`], with the runtime's command line changed.
+    ///
+    /// # Errors
+    /// As [`Session::output`]; those of `change` too.
+    pub fn output_changed(
+        &mut self,
+        side: &Side,
+        command: &[&str],
+        change: fn(Subject) -> Result<Subject, String>,
+    ) -> Result<Sample, String> {
+        let watch = self.watch();
+        self.once_changed(side, command, &watch, change)
+    }
+
     fn once(&mut self, side: &Side, command: &[&str], watch: &Watch) -> Result<Sample, String> {
+        self.once_changed(side, command, watch, Ok)
+    }
+
+    fn once_changed(
+        &mut self,
+        side: &Side,
+        command: &[&str],
+        watch: &Watch,
+        change: fn(Subject) -> Result<Subject, String>,
+    ) -> Result<Sample, String> {
         let name = Self::name();
-        let subject = side.launch.prepare(&name, command)?;
+        let subject = side.launch.prepare(&name, command).and_then(change)?;
         let pinned = self.plan.pin.as_ref().map(Pinned::to).transpose();
         let pinned = pinned.map_err(|error| format!("cannot keep to the processors: {error}"))?;
         let sample = subject.run(watch, false, &mut self.signals);

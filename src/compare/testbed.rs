@@ -34,7 +34,7 @@ const REPOSITORY: &str = "COTTAGE_TESTBED";
 const BACKEND: &str = "COTTAGE_BACKEND";
 /// Tells the inside which command line the report shall name.
 const COMMAND: &str = "COTTAGE_COMPARE_COMMAND";
-/// How many times slower a run may be there before it has failed. Counted in instructions it is none.
+/// How many times longer a run may take there before it has failed. Counted in instructions it does not.
 const PATIENCE: u32 = 10;
 /// Where the testbed keeps the command's files.
 const FILES: &str = "/files";
@@ -86,6 +86,11 @@ pub fn is_inside() -> bool {
     env::var_os(BACKEND).is_some_and(|place| place == "testbed")
 }
 
+/// How many times longer than usual whatever is tried, prepared or removed may take here.
+pub fn patience() -> u32 {
+    if is_inside() { PATIENCE } else { 1 }
+}
+
 /// The command line that the testbed was started by, if this process runs there.
 pub fn command_line() -> Option<String> {
     env::var(COMMAND).ok().filter(|_| is_inside())
@@ -105,32 +110,6 @@ fn check_place(args: &CompareArgs, inside: bool) -> Result<(), Error> {
         Place::Host if args.instructions && !inside => Err(Error::Instructions),
         _ => Ok(()),
     }
-}
-
-/// What a reader has to know of figures that were measured there, a sentence at a time.
-pub fn explain(instructions: bool) -> Vec<String> {
-    let mut words = vec![
-        "Measured in the testbed: not on this machine's processor, but on one that a program (QEMU) \
-         imitates instruction by instruction. The container runtimes and cottage run side by side \
-         on it, under the same Debian kernel, and both pay for the imitation alike."
-            .to_owned(),
-    ];
-    words.push(if instructions {
-        "Its clock counts instructions, not time: where it says 1 ns, one instruction has passed, \
-         and 1 ms is a million. Such counts repeat from run to run and from machine to machine. \
-         Waiting costs what a timer asks for. On a real processor some instructions take longer \
-         than others: compare the sides with each other, not with a stopwatch."
-            .to_owned()
-    } else {
-        "Times are the imitation's: many times longer than on a real processor, and not by the same \
-         factor for all kinds of work. Which side is first, and by roughly how much, means \
-         something; a number of milliseconds means nothing."
-            .to_owned()
-    });
-    words.push(
-        "It has one processor, and what the engines keep is in memory, not on a disk.".to_owned(),
-    );
-    words
 }
 
 /// Compares there, and returns the exit status.
@@ -417,11 +396,5 @@ mod tests {
         assert!(check_place(&args("--instructions"), true).is_ok());
         assert!(check_place(&args("--in testbed --instructions"), false).is_ok());
         assert!(check_place(&args(""), false).is_ok());
-    }
-
-    #[test]
-    fn reader_is_told_what_the_clock_counts() {
-        assert!(explain(true).concat().contains("instructions, not time"));
-        assert!(explain(false).concat().contains("means nothing"));
     }
 }

@@ -239,8 +239,8 @@ impl VmConfig {
             ConsoleArg::TtyS0 => (false, DEFAULT_CMDLINE),
             ConsoleArg::Hvc0 => (true, VIRTIO_CMDLINE),
         };
-        let root = args.rootfs.as_deref().map(rootfs::parse).transpose()?;
-        let (root, root_disk) = root.map_or((None, None), |(root, disk)| (Some(root), disk));
+        let given = args.rootfs.as_deref().map(rootfs::parse).transpose()?;
+        let given = given.unwrap_or_default();
         let init = args
             .init
             .map(|path| rootfs::parse_init(path, &args.command));
@@ -255,9 +255,9 @@ impl VmConfig {
             irqchip: args.irqchip,
             memory,
             vcpus: parse_cpus(&args.cpus)?,
-            disks: disk::parse_all(root_disk, &args.disk)?,
+            disks: disk::parse_all(given.disk, &args.disk)?,
             nets: net::parse_all(&args.net)?,
-            shares: share::parse_all(&args.share)?,
+            shares: share::parse_all(given.share, &args.share)?,
             pmems: pmem::parse_all(&args.pmem)?,
             rng: args.rng,
             vsock: args.vsock.as_deref().map(vsock::parse).transpose()?,
@@ -266,7 +266,7 @@ impl VmConfig {
             balloon: args.balloon.as_ref().map(balloon).transpose()?,
             debug_exit: args.debug_exit.as_deref().map(parse_port).transpose()?,
             boot: boot::Options { protocol, unpack },
-            root,
+            root: given.root,
             init: init.transpose()?,
             modules: args.modules,
             command: words(args.command)?,

@@ -1,7 +1,7 @@
-//! `--rootfs DIRECTORY|IMAGE[,ro|,overlay]` and `--init PATH`: the root file system of a guest.
+//! `--rootfs DIR|IMAGE[,shared][,ro|,overlay]` and `--init PATH`: the root file system of a guest.
 //!
 //! What is there decides what machine it is: an image becomes the first disk, a directory is packed
-//! into the initramfs by [`crate::boot::pack`]. So this is the one flag for which the configuration
+//! into the initramfs by [`crate::boot::pack`], or becomes the first shared folder. So this is the one flag for which the configuration
 //! looks at a file, and only at its first bytes: a file system is recognised by its content, as
 //! everything else ([`crate::boot::identify`]).
 //!
@@ -15,21 +15,25 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Access, Disk, Format, split};
+use super::share::Share;
 use crate::boot::identify::{FileSystem, HEAD, Kind, identify};
 
 /// What the root's disk is called, and its serial number in the guest.
 const ID: &str = "root";
+/// What the root's folder is called, if it is one. A user's tag does not begin with a dot, so no other
+/// folder can have it. `FOLDER` in `guest-images/init/src/root.rs` is the same.
+pub const TAG: &str = ".root";
 
 /// A mistake in `--rootfs` or `--init`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No file's name.
-    #[error("--rootfs {0:?} names nothing: give DIRECTORY or IMAGE[,ro|,overlay]")]
+    #[error("--rootfs {0:?} names nothing: give DIR|IMAGE[,shared][,ro|,overlay]")]
     NoFile(OsString),
     /// An option that does not exist, or two.
     #[error(
-        "--rootfs {value:?} has the option {option:?}: there is one of ro and overlay; a comma in the \
-         name is written twice"
+        "--rootfs {value:?} has the option {option:?}: there is shared, for directories, and one of ro \
+         and overlay, each once; a comma in the name is written twice"
     )]
     Option {
         /// What was given.
@@ -58,10 +62,11 @@ pub enum Error {
         /// What may help, or nothing.
         hint: &'static str,
     },
-    /// An option that says nothing of a directory.
+    /// An option that says nothing of a directory that is copied.
     #[error(
-        "--rootfs {} is a directory, and {option} is for images: a directory's files are copied into \
-         the guest's memory, it stays as it is anyway", path.display()
+        "--rootfs {path} is a directory, and {option} is for what the guest sees itself: a directory's \
+         files are copied into the guest's memory, it stays as it is anyway; or give {path},shared,{option}",
+        path = path.display()
     )]
     DirectoryOption {
         /// As given.
@@ -69,6 +74,18 @@ pub enum Error {
         /// `ro` or `overlay`.
         option: &'static str,
     },
+    /// An image is no folder.
+    #[error(
+        "--rootfs {} is no directory, and shared is for directories: an image is a disk of the guest's, \
+         which sees what is in it anyway", .0.display()
+    )]
+    SharedImage(PathBuf),
+    /// All of this host's files, to be written.
+    #[error(
+        "--rootfs {}: this is the root of this host, and a guest that shares it could change every file \
+         that you can: give shared,overlay or shared,ro", .0.display()
+    )]
+    SharedHost(PathBuf),
     /// `--init` is no path in the root.
     #[error(
         "--init {0:?} is no path in the root: give one that begins with a slash, such as /sbin/init"
@@ -82,7 +99,7 @@ pub enum Error {
     InitAndCommand(OsString),
 }
 
-/// What the guest's init does with the first disk.
+/// What the guest's init does with the first disk or folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Mounts it to be written.
@@ -98,40 +115,58 @@ pub enum Mode {
 pub enum Root {
     /// Its files are packed into the initramfs.
     Directory(PathBuf),
+    /// It is the first shared folder.
+    Shared(Mode),
     /// It is the first disk.
     Image(FileSystem, Mode),
 }
 
-/// The root that `value` names, and its disk.
+/// A root and the device that it comes by; nothing of it if there is no `--rootfs`.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The root.
+    pub root: Option<Root>,
+    /// Its disk, if it is an image.
+    pub disk: Option<Disk>,
+    /// Its folder, if it is shared.
+    pub share: Option<Share>,
+}
+
+/// The root that `value` names.
 ///
 /// # Errors
 /// [`Error`] with the value and what is accepted.
-pub fn parse(value: &OsStr) -> Result<(Root, Option<Disk>), Error> {
+pub fn parse(value: &OsStr) -> Result<Given, Error> {
     let mut words = split(value).into_iter();
     let path = words.next().filter(|path| !path.is_empty());
     let path = PathBuf::from(path.ok_or_else(|| Error::NoFile(value.to_owned()))?);
-    let (first, second) = (words.next(), words.next());
-    let access = match (first.as_deref().map(OsStr::as_bytes), &second) {
-        (None, _) => Access::Write,
-        (Some(b"ro"), None) => Access::ReadOnly,
-        (Some(b"overlay"), None) => Access::Overlay,
-        _ => {
-            return Err(Error::Option {
-                value: value.to_owned(),
-                option: second.or(first).unwrap_or_default(),
-            });
+    let (mut shared, mut mode) = (false, Mode::Write);
+    for word in words {
+        match (word.as_bytes(), shared, mode) {
+            (b"shared", false, _) => shared = true,
+            (b"ro", _, Mode::Write) => mode = Mode::ReadOnly,
+            (b"overlay", _, Mode::Write) => mode = Mode::OverlayInGuest,
+            _ => {
+                return Err(Error::Option {
+                    value: value.to_owned(),
+                    option: word,
+                });
+            }
         }
-    };
-    match look(&path)? {
-        None => match access {
-            Access::Write => Ok((Root::Directory(path), None)),
-            Access::ReadOnly => Err(Error::DirectoryOption { path, option: "ro" }),
-            Access::Overlay | Access::Layer(_) => Err(Error::DirectoryOption {
-                path,
-                option: "overlay",
-            }),
-        },
-        Some(system) => Ok(image(path, system, access)),
+    }
+    match (look(&path)?, shared, mode) {
+        (Some(_), true, _) => Err(Error::SharedImage(path)),
+        (Some(system), false, _) => Ok(image(path, system, mode)),
+        (None, true, _) => folder(path, mode),
+        (None, false, Mode::Write) => Ok(Given {
+            root: Some(Root::Directory(path)),
+            ..Given::default()
+        }),
+        (None, false, Mode::ReadOnly) => Err(Error::DirectoryOption { path, option: "ro" }),
+        (None, false, Mode::OverlayInGuest) => Err(Error::DirectoryOption {
+            path,
+            option: "overlay",
+        }),
     }
 }
 
@@ -150,17 +185,37 @@ pub fn parse_init(value: OsString, command: &[OsString]) -> Result<Vec<u8>, Erro
     Ok(bytes.to_vec())
 }
 
-fn image(path: PathBuf, system: FileSystem, access: Access) -> (Root, Option<Disk>) {
-    let (mode, access) = match (system, access) {
+/// A folder, which the host lets be written only if the guest may.
+fn folder(path: PathBuf, mode: Mode) -> Result<Given, Error> {
+    let is_root = std::fs::canonicalize(&path).is_ok_and(|path| path == Path::new("/"));
+    if is_root && mode == Mode::Write {
+        return Err(Error::SharedHost(path));
+    }
+    let share = Share {
+        path,
+        tag: TAG.to_owned(),
+        read_only: mode != Mode::Write,
+        at: Some("/".into()),
+    };
+    Ok(Given {
+        root: Some(Root::Shared(mode)),
+        disk: None,
+        share: Some(share),
+    })
+}
+
+fn image(path: PathBuf, system: FileSystem, mode: Mode) -> Given {
+    let (mode, access) = match (system, mode) {
         // The layer that cottage keeps is as large as the disk; where nothing is ever written below,
         // the guest's own does.
-        (FileSystem::Erofs | FileSystem::Squashfs, Access::Overlay) => {
+        (FileSystem::Erofs | FileSystem::Squashfs, Mode::OverlayInGuest) => {
             (Mode::OverlayInGuest, Access::ReadOnly)
         }
-        (FileSystem::Erofs | FileSystem::Squashfs, _) | (_, Access::ReadOnly) => {
+        (FileSystem::Erofs | FileSystem::Squashfs, _) | (_, Mode::ReadOnly) => {
             (Mode::ReadOnly, Access::ReadOnly)
         }
-        (FileSystem::Ext4, access) => (Mode::Write, access),
+        (FileSystem::Ext4, Mode::OverlayInGuest) => (Mode::Write, Access::Overlay),
+        (FileSystem::Ext4, Mode::Write) => (Mode::Write, Access::Write),
     };
     let disk = Disk {
         path,
@@ -171,7 +226,11 @@ fn image(path: PathBuf, system: FileSystem, access: Access) -> (Root, Option<Dis
         id: ID.to_owned(),
         serial: ID.to_owned(),
     };
-    (Root::Image(system, mode), Some(disk))
+    Given {
+        root: Some(Root::Image(system, mode)),
+        disk: Some(disk),
+        share: None,
+    }
 }
 
 /// The file system in the image at `path`; `None` if it is a directory.
@@ -236,10 +295,14 @@ mod tests {
         path
     }
 
-    fn parsed(path: &Path, options: &str) -> Result<(Root, Option<Disk>), Error> {
+    fn given(path: &Path, options: &str) -> Result<Given, Error> {
         let mut value = path.as_os_str().to_owned();
         value.push(options);
         parse(&value)
+    }
+
+    fn parsed(path: &Path, options: &str) -> Result<(Root, Option<Disk>), Error> {
+        given(path, options).map(|given| (given.root.unwrap(), given.disk))
     }
 
     #[test]
@@ -276,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_takes_no_options() {
+    fn directory_that_is_copied_takes_no_options() {
         let directory = std::env::temp_dir();
         assert_eq!(
             parsed(&directory, "").unwrap(),
@@ -284,9 +347,40 @@ mod tests {
         );
         let text = parsed(&directory, ",ro").unwrap_err().to_string();
         assert!(
-            text.contains("is a directory, and ro is for images"),
+            text.contains("is a directory, and ro is for what the guest sees itself")
+                && text.ends_with(&format!("or give {},shared,ro", directory.display())),
             "{text}"
         );
+    }
+
+    #[test]
+    fn shared_directory_is_a_folder_with_the_mode_asked_for() {
+        let directory = std::env::temp_dir();
+        for (options, mode, read_only) in [
+            (",shared", Mode::Write, false),
+            (",shared,ro", Mode::ReadOnly, true),
+            (",overlay,shared", Mode::OverlayInGuest, true),
+        ] {
+            let given = given(&directory, options).unwrap();
+            assert_eq!(given.root, Some(Root::Shared(mode)));
+            assert_eq!(given.disk, None);
+            let share = given.share.unwrap();
+            assert_eq!((&*share.tag, share.read_only), (TAG, read_only));
+            assert_eq!(share.path, directory);
+        }
+    }
+
+    #[test]
+    fn image_is_not_shared_and_the_hosts_root_not_written() {
+        let path = file("root-shared", 0x438, b"\x53\xef");
+        let text = parsed(&path, ",shared").unwrap_err().to_string();
+        assert!(text.contains("is no directory, and shared is for directories"));
+        std::fs::remove_file(path).unwrap();
+        for root in ["/", "/tmp/.."] {
+            let text = parsed(Path::new(root), ",shared").unwrap_err().to_string();
+            assert!(text.ends_with("give shared,overlay or shared,ro"), "{text}");
+            assert!(given(Path::new(root), ",shared,overlay").is_ok());
+        }
     }
 
     #[test]
@@ -314,6 +408,7 @@ mod tests {
         assert!(refusal(",ro").contains("names nothing"));
         assert!(refusal("a,rw").contains("has the option \"rw\""));
         assert!(refusal("a,ro,overlay").contains("has the option \"overlay\""));
+        assert!(refusal("a,shared,shared").contains("has the option \"shared\""));
         assert_eq!(
             refusal("/nowhere/at/all"),
             "Cannot use --rootfs /nowhere/at/all: No such file or directory (os error 2)"

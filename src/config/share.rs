@@ -94,12 +94,12 @@ impl Share {
     }
 }
 
-/// The folders of all `--share` flags, in their order.
+/// The root's folder, if it is one, and the folders of all `--share` flags, in their order.
 ///
 /// # Errors
 /// [`Error`] with the value and what is accepted.
-pub fn parse_all(values: &[OsString]) -> Result<Vec<Share>, Error> {
-    let mut shares: Vec<Share> = Vec::with_capacity(values.len());
+pub fn parse_all(root: Option<Share>, values: &[OsString]) -> Result<Vec<Share>, Error> {
+    let mut shares: Vec<Share> = root.into_iter().collect();
     for value in values {
         let share = parse(value)?;
         if shares.iter().any(|other| other.tag == share.tag) {
@@ -195,7 +195,7 @@ mod tests {
 
     fn shares(values: &[&str]) -> Result<Vec<Share>, Error> {
         let values: Vec<_> = values.iter().map(OsString::from).collect();
-        parse_all(&values)
+        parse_all(None, &values)
     }
 
     fn refusal(values: &[&str]) -> String {

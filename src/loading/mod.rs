@@ -23,8 +23,17 @@ use crate::memory::{self, GuestMemory};
 use crate::modules;
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
+use crate::vcpu::cpuid;
 use crate::vcpu::entry_state::EntryState;
 use crate::virtio::attach;
+
+/// What a Linux is told on a processor that QEMU emulates: its tick goes on while it idles.
+///
+/// Linux idles by `sti; hlt`, for which `sti` holds interrupts back for one instruction more. If the
+/// guest is left between the two, QEMU's SVM forgets that when it enters it again (`helper_vmrun` does
+/// not read the VMCB's interrupt shadow, QEMU 7.2), and an interrupt is served before the `hlt`. Then
+/// nothing ends that: a guest without a tick sleeps until another timer, if there is one.
+const TICK_IN_IDLE: &str = "nohz=off ";
 
 /// Why the guest could not be loaded; each of these is the user's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +216,9 @@ fn load_linux(
     timeline.note(Stage::InitramfsLoaded);
     // In front: what stands behind a user's `--` is not the kernel's.
     let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
+    if cpuid::host_is_tcg() {
+        cmdline.insert_str(0, TICK_IN_IDLE);
+    }
     if sources.init.is_some() {
         cmdline = format!("{cmdline} {INIT_PARAMETER}");
     }

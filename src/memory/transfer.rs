@@ -109,17 +109,69 @@ impl GuestMemory {
         }
     }
 
+    /// Reads a message of at most `whole.len()` bytes from `file`, by one readv(2), as a device that
+    /// gives whole messages wants it: to the guest's `segments`, at most IOV_MAX - 1 of them, and what
+    /// goes beyond these to its place in `whole`. Returns how long the message is, and how much of it
+    /// the segments have room for.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn receive_from<'a>(
+        &self,
+        file: impl AsFd,
+        segments: impl IntoIterator<Item = &'a Segment>,
+        whole: &mut [u8],
+    ) -> io::Result<(usize, usize)> {
+        let mut pieces = Vec::new();
+        self.add_pieces(segments.into_iter().take(MAX_PIECES - 1), &mut pieces)?;
+        let room = pieces.iter().map(|piece| piece.iov_len).sum::<usize>();
+        let beyond = whole.get_mut(room..).unwrap_or(&mut []);
+        pieces.push(libc::iovec {
+            iov_base: beyond.as_mut_ptr().cast(),
+            iov_len: beyond.len(),
+        });
+        let count = i32::try_from(pieces.len()).map_err(io::Error::other)?;
+        loop {
+            let file = file.as_fd().as_raw_fd();
+            // SAFETY: 1. `pieces` holds `count` entries. 2. The last is `beyond`, a part of `whole` that
+            // lives until the end of this function and that nobody else can reach. 3. Of the others
+            // add_pieces proved that each one's bytes lie in one RAM mapping, and `self` keeps the
+            // mappings alive; no Rust reference to them exists.
+            let moved = unsafe { libc::readv(file, pieces.as_ptr(), count) };
+            match usize::try_from(moved) {
+                Ok(moved) => return Ok((moved, room)),
+                Err(_negative) => match io::Error::last_os_error() {
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
+            }
+        }
+    }
+
     /// Adds where `segments` are in this process to `pieces`.
-    fn add_pieces(&self, segments: &[Segment], pieces: &mut Vec<libc::iovec>) -> io::Result<()> {
-        pieces.reserve(segments.len());
-        for segment in segments.iter().filter(|segment| segment.len > 0) {
+    fn add_pieces<'a>(
+        &self,
+        segments: impl IntoIterator<Item = &'a Segment>,
+        pieces: &mut Vec<libc::iovec>,
+    ) -> io::Result<()> {
+        let segments = segments.into_iter();
+        pieces.reserve(segments.size_hint().0);
+        let others = pieces.len();
+        for segment in segments.filter(|segment| segment.len > 0) {
             let len = segment.len as usize;
             let slice = self.backend().get_slice(segment.gpa, len);
             let slice = slice.map_err(io::Error::other)?;
-            pieces.push(libc::iovec {
-                iov_base: slice.ptr_guard_mut().as_ptr().cast(),
-                iov_len: len,
-            });
+            let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
+            match pieces.get_mut(others..).and_then(<[_]>::last_mut) {
+                // Next to the one before, as the buffers of a Linux network card often are.
+                Some(last) if last.iov_base.wrapping_byte_add(last.iov_len) == start => {
+                    last.iov_len += len;
+                }
+                _ => pieces.push(libc::iovec {
+                    iov_base: start,
+                    iov_len: len,
+                }),
+            }
         }
         Ok(())
     }
@@ -236,6 +288,34 @@ mod tests {
         memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
         let odd: Vec<u8> = bytes.iter().step_by(2).copied().collect();
         assert_eq!(odd, content);
+    }
+
+    #[test]
+    fn message_goes_to_pieces_and_what_goes_beyond_to_its_place_in_the_whole() {
+        let memory = GuestMemory::new(2 << 20).unwrap();
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        // The first two are neighbours.
+        let pieces = [
+            segment(0x1000, 2),
+            segment(0x1002, 1),
+            segment(0x9000, 0),
+            segment(0x2000, 1),
+        ];
+        let mut whole = [b'.'; 8];
+        theirs.send(b"abcdef").unwrap();
+        let got = memory.receive_from(&ours, &pieces, &mut whole).unwrap();
+        assert_eq!(got, (6, 4));
+        let mut bytes = [0; 4];
+        memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
+        assert_eq!(&bytes, b"abc\0");
+        memory.read(GuestAddress(0x2000), &mut bytes).unwrap();
+        assert_eq!((&bytes, &whole), (b"d\0\0\0", b"....ef.."));
+        // More room than the whole has.
+        theirs.send(b"ghi").unwrap();
+        let got = memory.receive_from(&ours, &[segment(0x1000, 100)], &mut whole);
+        assert_eq!(got.unwrap(), (3, 100));
+        memory.read(GuestAddress(0x1000), &mut bytes).unwrap();
+        assert_eq!((&bytes, &whole), (b"ghi\0", b"....ef.."));
     }
 
     #[test]

@@ -119,7 +119,30 @@ pub fn timeline(run: &MeasuredRun) -> String {
     if let Some(memory) = &run.record.memory {
         text += &memory_line(memory);
     }
+    if !run.record.figures.is_empty() {
+        text += &figures_line(&run.record.figures);
+    }
     text
+}
+
+/// What the guest said of its memory: it need not be true.
+fn figures_line(figures: &[(String, u64)]) -> String {
+    let sizes = [
+        "total",
+        "free",
+        "available",
+        "caches",
+        "swapped_in",
+        "swapped_out",
+    ];
+    let parts: Vec<_> = figures
+        .iter()
+        .map(|(name, value)| match sizes.contains(&name.as_str()) {
+            true => format!("{name} {} KiB", value >> 10),
+            false => format!("{name} {value}"),
+        })
+        .collect();
+    format!("guest's own account: {}\n", parts.join(", ")).replace('_', " ")
 }
 
 /// What the run's memory cost the host.

@@ -9,11 +9,13 @@
 //!     "exits": [ { "kind": "out", "address": 1016, "device": "serial", "count": 12,
 //!                  "total": 61000, "p50": 4600, "p99": 9200 } ... ],
 //!     "memory": { "unit": "KiB", "resident": 2084, "proportional": 1100, "private_dirty": 188,
-//!                 "guest": 4096 } }
+//!                 "guest": 4096 },
+//!     "figures": { "free": 83886080, "total": 121634816, ... } }
 //! ```
 //!
 //! `answering` is the part of an interval in which cottage answered VM exits. `memory` is null where
-//! it was not read. Read next: [`super::canvas`].
+//! it was not read. `figures` is what the guest said of its memory through its balloon, in bytes and
+//! counts; without one it is empty. Read next: [`super::canvas`].
 
 use std::collections::BTreeMap;
 
@@ -37,6 +39,7 @@ struct Report {
     dropped: u64,
     exits: Vec<JsonExit>,
     memory: Option<JsonMemory>,
+    figures: BTreeMap<String, u64>,
 }
 
 /// An [`Interval`] as programs get it.
@@ -129,6 +132,7 @@ pub fn render(run: &MeasuredRun) -> String {
         dropped: run.record.dropped,
         exits: run.record.exits.iter().map(Into::into).collect(),
         memory: run.record.memory.map(Into::into),
+        figures: run.record.figures.iter().cloned().collect(),
     })
 }
 

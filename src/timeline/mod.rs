@@ -34,6 +34,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::devices::report::{MARK_DONE, MARK_HANDED_OVER, MARK_INIT, MARK_READY};
+use crate::virtio::Figure;
 use exits::ExitCounts;
 use memory_use::MemoryUse;
 
@@ -204,6 +205,7 @@ struct Notes {
     dropped: u64,
     counts: ExitCounts,
     memory: Option<MemoryUse>,
+    figures: Vec<Figure>,
 }
 
 impl Timeline {
@@ -220,6 +222,7 @@ impl Timeline {
                 dropped: 0,
                 counts: ExitCounts::default(),
                 memory: None,
+                figures: Vec::new(),
             }),
             exits: AtomicU64::new(0),
             answering: AtomicU64::new(0),
@@ -301,6 +304,16 @@ impl Timeline {
             self.lock().memory = memory;
             self.note(Stage::MemoryRead);
         }
+    }
+
+    /// Keeps what the guest said last of its memory, for the report.
+    pub fn keep_figures(&self, figures: Vec<Figure>) {
+        self.lock().figures = figures;
+    }
+
+    /// What [`Timeline::keep_figures`] got.
+    pub fn figures(&self) -> Vec<Figure> {
+        self.lock().figures.clone()
     }
 
     /// What [`Timeline::look_at_memory`] saw.

@@ -4,6 +4,7 @@
 //!   point 81340123456789 1204 99123 guest-kernel mark 1: init started
 //!   exit out 0x3f8 serial 80 201000 2100 9000
 //!   memory 1180 1100 212 20480
+//!   figure free 83886080
 //!   dropped 3
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! - `exit`: kind, address (`-` if it has none), device (`-`), count, then nanoseconds in cottage:
 //!   total, median, 99th percentile;
 //! - `memory`, in KiB: resident, proportional and private dirty outside guest RAM, and guest RAM;
+//! - `figure`: what the guest said last of its memory, a line a number;
 //! - `dropped`: instants that were not kept.
 //!
 //! Both ends are the same program, so there is no version; a line that is not understood is an
@@ -47,6 +49,8 @@ pub struct Record {
     pub exits: Vec<ExitLine>,
     /// Memory at the end of the run, if it was asked for.
     pub memory: Option<MemoryUse>,
+    /// What the guest said of its memory, if it has a balloon.
+    pub figures: Vec<(String, u64)>,
     /// Instants that were not kept.
     pub dropped: u64,
 }
@@ -100,6 +104,9 @@ pub fn write(timeline: &Timeline) -> String {
             "memory {} {} {} {}",
             m.resident, m.proportional, m.private_dirty, m.guest
         );
+    }
+    for (name, value) in timeline.figures() {
+        let _infallible = writeln!(text, "figure {name} {value}");
     }
     if dropped > 0 {
         let _infallible = writeln!(text, "dropped {dropped}");
@@ -170,6 +177,10 @@ fn parse_line(line: &str, record: &mut Record) -> Option<()> {
                 guest: number()?,
             });
         }
+        "figure" => {
+            let (name, value) = rest.split_once(' ')?;
+            record.figures.push((name.to_owned(), value.parse().ok()?));
+        }
         "dropped" => record.dropped = rest.parse().ok()?,
         _ => return None,
     }
@@ -210,6 +221,7 @@ mod tests {
         counts.add(Kind::Interrupted, None, None, 5);
         timeline.add_counts(&counts);
         timeline.look_at_memory(&(0..0));
+        timeline.keep_figures(vec![("free", 5), ("total", u64::MAX)]);
         let record = parse(&write(&timeline)).unwrap();
         assert_eq!(record.points.len(), 3);
         assert_eq!(record.points[1].name, "first use of serial");
@@ -220,6 +232,8 @@ mod tests {
         assert_eq!(record.exits, counts.lines());
         assert_eq!(record.memory, timeline.memory());
         assert!(record.memory.is_some());
+        let figures = [("free".to_owned(), 5), ("total".to_owned(), u64::MAX)];
+        assert_eq!(record.figures, figures);
     }
 
     #[test]
@@ -229,6 +243,8 @@ mod tests {
             "point",
             "point 1 2 3 nobody x",
             "exit out 3f8 - 1 1 1 1",
+            "figure free",
+            "figure free -1",
             "hello 1",
         ] {
             let text = format!("dropped 1\n{line}\n");

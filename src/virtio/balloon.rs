@@ -5,6 +5,9 @@
 //! - **Inflating**: the guest is asked to take pages out of use, as many as `--balloon=SIZE` says,
 //!   and names them. It takes them back on its own when memory runs short (DEFLATE_ON_OOM).
 //!
+//! - **Statistics**: the guest tells how its memory is used, once a second: the buffer that it told
+//!   it in last is what it is asked again by ([`Figures`]).
+//!
 //! Nothing is unmapped: a page that is given back is RAM as before, and reads zeros. A guest that
 //! names pages it still uses loses what it had there, and nobody else does. Only whole pages go.
 //!
@@ -12,19 +15,25 @@
 //! kernel longer than a vCPU should stand still.
 //!
 //! **Numbers of queues.** By 5.5.2 the reporting_vq is queue 4. Linux leaves out the queues of
-//! features that were not agreed on and takes the next number, 2, and all devices follow it. Since
-//! neither statistics nor hints are offered here, each of the queues 2 to 4 can only be this one.
+//! features that were not agreed on and takes the next number, and all devices follow it. Since hints
+//! are not offered here, each of the queues 2 to 4 that is not the stats_vq can only be this one.
 //!
 //! Source: `[virtio]` 1.2, section 5.5 "Traditional Memory Balloon Device".
 //! Read next: [`super::fs`].
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::GuestAddress;
 
-use super::{Broken, Device, Request, stream};
+use super::state::{DeviceState, Unfit};
+use super::{Broken, Device, Figure, Request, stream};
 
+/// VIRTIO_BALLOON_F_STATS_VQ, bit 1. `[virtio]` 5.5.3
+const F_STATS_VQ: u64 = 1 << 1;
 /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM, bit 2. `[virtio]` 5.5.3
 const F_DEFLATE_ON_OOM: u64 = 1 << 2;
 /// VIRTIO_BALLOON_F_PAGE_REPORTING, bit 5. `[virtio]` 5.5.3
@@ -33,12 +42,34 @@ const F_PAGE_REPORTING: u64 = 1 << 5;
 const INFLATE: usize = 0;
 /// "deflateq". `[virtio]` 5.5.2
 const DEFLATE: usize = 1;
+/// "statsq", if F_STATS_VQ was agreed on.
+const STATS: usize = 2;
 /// Entries of each queue. Linux wants 32 for reports.
 const QUEUE: u16 = 64;
 /// The balloon counts in pages of 4 KiB. `[virtio]` 5.5.6
 const PAGE_SHIFT: u32 = 12;
 /// Most bytes of page numbers in one request; Linux has 1 KiB.
 const MAX_NUMBERS: usize = 64 << 10; // 64 KiB
+/// Bytes of a struct virtio_balloon_stat: tag and value, without a gap. `[virtio]` 5.5.6.3
+const STAT: usize = 10;
+/// Most bytes of statistics in one request; Linux 6.12 has 16 of them.
+const MAX_STATS: usize = 64 * STAT;
+/// How long the guest is left alone after it told its figures.
+const INTERVAL: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1000 });
+/// What the figures are called, by their tags from 0, VIRTIO_BALLOON_S_SWAP_IN, on: sizes in bytes,
+/// and counts. `[virtio]` 5.5.6.3
+const NAMES: [&str; 10] = [
+    "swapped_in",
+    "swapped_out",
+    "major_faults",
+    "minor_faults",
+    "free",
+    "total",
+    "available",
+    "caches",
+    "hugetlb_allocations",
+    "hugetlb_failures",
+];
 /// `actual`'s place in struct virtio_balloon_config, behind num_pages. `[virtio]` 5.5.4
 const ACTUAL: usize = 4;
 
@@ -47,8 +78,31 @@ const ACTUAL: usize = 4;
 pub struct Balloon {
     /// How many pages the guest is asked for.
     pages: u32,
-    /// How many it says that it gave.
-    actual: AtomicU32,
+    state: Mutex<State>,
+    asking: Mutex<Asking>,
+}
+
+/// What a balloon remembers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// How many pages the guest says that it gave.
+    actual: u32,
+    /// What it said last of its memory.
+    figures: Figures,
+}
+
+/// What a guest says of its memory, by tag. Nobody checks it, and nothing depends on it.
+type Figures = [Option<u64>; NAMES.len()];
+
+/// When the guest is asked. It waits in the statsq with a buffer, which is read at once and handed
+/// back to ask for another. Meanwhile it stays in the ring, not taken: so there is nothing to
+/// remember of it.
+#[derive(Debug, Default)]
+struct Asking {
+    /// The driver agreed to tell.
+    agreed: bool,
+    /// When to hand back the buffer that was read, if there is one.
+    ask_at: Option<Instant>,
 }
 
 impl Balloon {
@@ -56,8 +110,11 @@ impl Balloon {
     pub fn new(bytes: u64) -> Self {
         // 1 TiB, the most that a guest can have, is 2^28 pages.
         let pages = u32::try_from(bytes >> PAGE_SHIFT).unwrap_or(u32::MAX);
-        let actual = AtomicU32::new(0);
-        Self { pages, actual }
+        Self {
+            pages,
+            state: Mutex::default(),
+            asking: Mutex::default(),
+        }
     }
 
     /// Gives the pages to the host whose numbers `request` holds.
@@ -94,6 +151,26 @@ impl Balloon {
         }
         Ok(())
     }
+
+    /// Reads what the guest says, or hands back what was read.
+    fn take_figures(&self, request: &Request<'_>) -> Result<(), Broken> {
+        let mut asking = lock(&self.asking);
+        if asking.ask_at.take().is_some() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        stream::collect(request, MAX_STATS, &mut bytes)?;
+        let figures = &mut lock(&self.state).figures;
+        for stat in bytes.chunks_exact(STAT).filter_map(|s| s.first_chunk()) {
+            let [a, b, value @ ..]: [u8; STAT] = *stat;
+            // 5.5.6.3.1: tags that are not known are for others.
+            if let Some(figure) = figures.get_mut(usize::from(u16::from_le_bytes([a, b]))) {
+                *figure = Some(u64::from_le_bytes(value));
+            }
+        }
+        asking.ask_at = Some(Instant::now() + INTERVAL);
+        Ok(())
+    }
 }
 
 impl Device for Balloon {
@@ -106,7 +183,7 @@ impl Device for Balloon {
     }
 
     fn features(&self) -> u64 {
-        F_DEFLATE_ON_OOM | F_PAGE_REPORTING
+        F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING
     }
 
     fn queues(&self) -> &'static [u16] {
@@ -114,7 +191,7 @@ impl Device for Balloon {
     }
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let config = [self.pages, self.actual.load(Ordering::Relaxed)].map(u32::to_le_bytes);
+        let config = [self.pages, lock(&self.state).actual].map(u32::to_le_bytes);
         let bytes = config.as_flattened().iter().skip(offset);
         data.iter_mut()
             .zip(bytes)
@@ -124,8 +201,7 @@ impl Device for Balloon {
     fn write_config(&self, offset: usize, data: &[u8]) {
         // 5.5.4: the driver keeps `actual` up to date, and writes nothing else.
         if let (ACTUAL, Ok(bytes)) = (offset, <[u8; 4]>::try_from(data)) {
-            self.actual
-                .store(u32::from_le_bytes(bytes), Ordering::Relaxed);
+            lock(&self.state).actual = u32::from_le_bytes(bytes);
         }
     }
 
@@ -133,8 +209,54 @@ impl Device for Balloon {
         true
     }
 
+    fn figures(&self) -> Vec<Figure> {
+        let figures = lock(&self.state).figures;
+        let named = NAMES.into_iter().zip(figures);
+        named
+            .filter_map(|(name, figure)| Some((name, figure?)))
+            .collect()
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Balloon(lock(&self.state).clone())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Balloon(state) = state else {
+            return Err(Unfit::Device("it was no balloon"));
+        };
+        *lock(&self.state) = state;
+        Ok(())
+    }
+
+    fn started(&self, features: u64) {
+        lock(&self.asking).agreed = features & F_STATS_VQ != 0;
+    }
+
+    /// The figures stay: at the end of a run they are what there is.
     fn stopped(&self) {
-        self.actual.store(0, Ordering::Relaxed);
+        lock(&self.state).actual = 0;
+        *lock(&self.asking) = Asking::default();
+    }
+
+    fn ready(&self, queue: usize) -> bool {
+        let asking = lock(&self.asking);
+        let early = asking.ask_at.is_some_and(|then| Instant::now() < then);
+        !(queue == STATS && asking.agreed && early)
+    }
+
+    fn keeps(&self, queue: usize) -> bool {
+        queue == STATS && lock(&self.asking).ask_at.is_some()
+    }
+
+    fn wait(&self) -> u32 {
+        let ask_at = lock(&self.asking).ask_at;
+        let Some(ask_at) = ask_at else {
+            thread::park();
+            return 0;
+        };
+        thread::park_timeout(ask_at.saturating_duration_since(Instant::now()));
+        u32::from(Instant::now() >= ask_at) << STATS
     }
 
     fn serve(&self, request: &Request<'_>) -> Result<u32, Broken> {
@@ -142,18 +264,31 @@ impl Device for Balloon {
             INFLATE => self.inflate(request)?,
             // The pages are RAM as ever: the host gives new ones when they are touched.
             DEFLATE => {}
+            STATS if lock(&self.asking).agreed => self.take_figures(request)?,
             _ => Self::take_report(request)?,
         }
         Ok(0)
     }
 }
 
+/// A poisoned lock means that a thread panicked, and a panic ends the process.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
-    use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
+    use std::sync::Arc;
+
+    use virtio_bindings::virtio_mmio::{
+        VIRTIO_MMIO_CONFIG, VIRTIO_MMIO_INTERRUPT_STATUS, VIRTIO_MMIO_STATUS,
+    };
 
     use super::*;
-    use crate::virtio::testing::{Guest, Part, read, write};
+    use crate::virtio::interrupt::CONFIG;
+    use crate::virtio::testing::{
+        AVAILABLE, DESCRIPTORS, Driver, Guest, Part, SIZE, USED, read, wait, write,
+    };
 
     const PAGE: u64 = 1 << PAGE_SHIFT;
     /// The same, as a length.
@@ -198,6 +333,7 @@ mod tests {
         driver.set(VIRTIO_MMIO_CONFIG, 99);
         let words = [0, 4, 8].map(|at| driver.get(VIRTIO_MMIO_CONFIG + at));
         assert_eq!(words, [3, 2, 0]);
+        assert_eq!(driver.offered() & 0xff, 0b10_0110);
     }
 
     #[test]
@@ -223,6 +359,139 @@ mod tests {
             put(&guest, queue, &parts);
             assert_eq!(given(&guest), [0x12, 0x13, 0x16], "queue {queue}");
         }
+    }
+
+    /// Statistics of these tags and values, as they travel.
+    fn stats(stats: &[(u16, u64)]) -> Vec<u8> {
+        let stat =
+            |(tag, value): &(u16, u64)| [&tag.to_le_bytes()[..], &value.to_le_bytes()].concat();
+        stats.iter().flat_map(stat).collect()
+    }
+
+    /// A balloon whose guest has just told `figures`, in descriptor 0.
+    fn told<'a>(guest: &'a Guest, figures: &[(u16, u64)]) -> Driver<'a> {
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        let bytes = stats(figures);
+        guest.store(0x8000, &bytes);
+        driver.put(&[read(0x8000, u32::try_from(bytes.len()).unwrap())]);
+        driver
+    }
+
+    fn figures(guest: &Guest) -> Vec<Figure> {
+        guest.transport.server().device().figures()
+    }
+
+    #[test]
+    fn virtio_5_5_6_3_figures_are_read_at_once_and_the_guest_is_asked_for_more_later() {
+        let guest = guest();
+        let start = Instant::now();
+        let mut driver = told(&guest, &[(5, 2 << 20), (4, 1 << 20), (99, 7), (3, 12)]);
+        wait(|| !figures(&guest).is_empty());
+        let wanted = [("minor_faults", 12), ("free", 1 << 20), ("total", 2 << 20)];
+        assert_eq!(figures(&guest), wanted, "and what tag 99 is nobody knows");
+        // It comes back empty: that is the request.
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert!(start.elapsed() >= INTERVAL);
+        guest.store(0x8000, &stats(&[(4, 3), (4, 4)]));
+        driver.put(&[read(0x8000, 20)]);
+        wait(|| figures(&guest).contains(&("free", 4)));
+        assert_eq!(figures(&guest).len(), 3, "what is not told again stays");
+    }
+
+    #[test]
+    fn figures_that_linux_puts_in_before_it_is_ready_are_read() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.negotiate(F_STATS_VQ);
+        guest.store(DESCRIPTORS, &[0; 0x3000]);
+        driver.set_queue(SIZE.into(), [DESCRIPTORS, AVAILABLE, USED]);
+        guest.store(0x8000, &stats(&[(4, 1)]));
+        driver = guest.driver_again(driver.place().rewound());
+        driver.put(&[read(0x8000, 10)]);
+        driver.set(VIRTIO_MMIO_STATUS, 0xf);
+        wait(|| figures(&guest) == [("free", 1)]);
+    }
+
+    #[test]
+    fn virtio_5_5_6_3_first_buffer_may_be_empty_and_one_may_end_in_the_middle() {
+        let guest = guest();
+        let mut driver = told(&guest, &[]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        guest.store(0x8000, &stats(&[(6, u64::MAX), (0, 1)]));
+        driver.put(&[read(0x8000, 19)]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(figures(&guest), [("available", u64::MAX)]);
+    }
+
+    #[test]
+    fn guest_that_tells_without_end_is_read_once_an_interval() {
+        let guest = guest();
+        let mut driver = told(&guest, &[(4, 1)]);
+        let start = Instant::now();
+        (0..7).for_each(|_| driver.offer(0));
+        wait(|| driver.used() == 3);
+        assert!(start.elapsed() >= 2 * INTERVAL);
+    }
+
+    #[test]
+    fn more_figures_than_any_driver_tells_need_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.put(&[read(0x8000, 641)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn figures_with_a_part_to_write_need_a_reset() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(STATS, F_STATS_VQ);
+        driver.put(&[read(0x8000, 10), write(0x9000, 4)]);
+        driver.expect_needs_reset();
+    }
+
+    #[test]
+    fn with_statistics_the_next_queue_is_that_of_reports() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start_queue(3, F_STATS_VQ | F_PAGE_REPORTING);
+        driver.put(&[write(0x16 * PAGE, 4096)]);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(given(&guest), [0x16]);
+    }
+
+    #[test]
+    fn balloon_elsewhere_has_its_size_and_figures_and_asks_on() {
+        let guest = guest();
+        let mut driver = told(&guest, &[(4, 5)]);
+        driver.set(VIRTIO_MMIO_CONFIG + 4, 2);
+        wait(|| !figures(&guest).is_empty());
+        assert_eq!(driver.done(), [(0, 0)]);
+        // Put into the queue, and read or not.
+        guest.store(0x8000, &stats(&[(5, 6)]));
+        driver.put(&[read(0x8000, 10)]);
+        let place = driver.place();
+        let guest = guest.moved(|| Arc::new(Balloon::new(3 * PAGE)));
+        let mut driver = guest.driver_again(place);
+        assert_eq!(driver.get(VIRTIO_MMIO_CONFIG + 4), 2);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS) & CONFIG, 0);
+        assert_eq!(driver.done(), [(0, 0)]);
+        assert_eq!(figures(&guest), [("free", 5), ("total", 6)]);
+    }
+
+    #[test]
+    fn balloon_of_another_size_elsewhere_is_a_configuration_change() {
+        let guest = guest();
+        let mut driver = guest.driver();
+        driver.start(0);
+        let place = driver.place();
+        let guest = guest.moved(|| Arc::new(Balloon::new(5 * PAGE)));
+        let driver = guest.driver_again(place);
+        assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), CONFIG);
+        assert_eq!(driver.get(VIRTIO_MMIO_CONFIG), 5);
     }
 
     #[test]

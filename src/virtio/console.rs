@@ -20,13 +20,16 @@
 //! Read next: [`super::ports`].
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 use super::mmio::Transport;
 use super::queue::Chain;
-use super::{Broken, Device, Inbox, Message, Request, stream};
+use super::state::{DeviceState, Unfit};
+use super::{Broken, Buffers, Device, Inbox, Message, Request, stream};
 use crate::console::output::{Output, Pushed};
 use crate::control::Control;
 use crate::memory::GuestMemory;
@@ -50,23 +53,22 @@ const MAX_TEXT: usize = 64 << 10; // 64 KiB
 pub struct Console {
     output: Arc<Output>,
     control: Arc<Control>,
-    input: Mutex<Input>,
-    size: Mutex<Size>,
+    state: Mutex<State>,
+    /// The event loop has bytes that did not fit and wants to know when there is room. Changed with
+    /// the state locked.
+    sender_waits: AtomicBool,
     /// The text being printed; kept, so that a request costs no allocation.
     text: Mutex<Vec<u8>>,
 }
 
-#[derive(Debug, Default)]
-struct Input {
-    bytes: VecDeque<u8>,
-    /// The event loop has bytes that did not fit and wants to know when there is room.
-    sender_waits: bool,
-}
-
-/// The terminal's size, if there is a terminal.
-#[derive(Debug)]
-struct Size {
-    rows_and_columns: Option<(u16, u16)>,
+/// What a console remembers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Typed bytes that wait for the driver's buffers.
+    input: VecDeque<u8>,
+    /// The terminal's rows and columns, if there is a terminal.
+    size: Option<(u16, u16)>,
+    /// How often they changed.
     changes: u32,
 }
 
@@ -76,11 +78,12 @@ impl Console {
         Self {
             output,
             control,
-            input: Mutex::default(),
-            size: Mutex::new(Size {
-                rows_and_columns: size,
+            state: Mutex::new(State {
+                input: VecDeque::new(),
+                size,
                 changes: 0,
             }),
+            sender_waits: AtomicBool::new(false),
             text: Mutex::default(),
         }
     }
@@ -96,7 +99,7 @@ impl Device for Console {
     }
 
     fn features(&self) -> u64 {
-        match lock(&self.size).rows_and_columns {
+        match lock(&self.state).size {
             Some(_) => F_SIZE,
             None => 0,
         }
@@ -108,7 +111,7 @@ impl Device for Console {
 
     fn read_config(&self, offset: usize, data: &mut [u8]) {
         // 5.3.4: cols, rows. What follows belongs to features that are not offered.
-        let (rows, columns) = lock(&self.size).rows_and_columns.unwrap_or_default();
+        let (rows, columns) = lock(&self.state).size.unwrap_or_default();
         let config = [columns, rows].map(u16::to_le_bytes);
         let bytes = config.as_flattened().iter().skip(offset);
         data.iter_mut()
@@ -117,7 +120,7 @@ impl Device for Console {
     }
 
     fn config_generation(&self) -> u32 {
-        lock(&self.size).changes
+        lock(&self.state).changes
     }
 
     fn may_wait(&self) -> bool {
@@ -141,6 +144,24 @@ impl Device for Console {
         Ok(0)
     }
 
+    fn save(&self) -> DeviceState {
+        DeviceState::Console(lock(&self.state).clone())
+    }
+
+    /// The guest goes on with the terminal that there is; if there is none, with the one it knows.
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Console(saved) = state else {
+            return Err(Unfit::Device("it was no console"));
+        };
+        if saved.input.len() > MAX_INPUT {
+            return Err(Unfit::Device("more was typed than waits here"));
+        }
+        let mut state = lock(&self.state);
+        let here = std::mem::replace(&mut *state, saved).size;
+        state.resize(here);
+        Ok(())
+    }
+
     fn inbox(&self, queue: usize) -> Option<&dyn Inbox> {
         (queue == RECEIVE).then_some(self)
     }
@@ -150,8 +171,8 @@ impl Inbox for Console {
     /// Nobody waits for what is typed: the event loop brings it.
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
-        (!lock(&self.input).bytes.is_empty()).then_some(stream::SOME_BYTES)
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
+        (!lock(&self.state).input.is_empty()).then_some(stream::SOME_BYTES)
     }
 
     fn deliver(
@@ -160,16 +181,29 @@ impl Inbox for Console {
         chains: &[Chain],
         used: &mut Vec<(u16, u32)>,
     ) -> Result<(), Broken> {
-        let mut input = lock(&self.input);
-        stream::spread(memory, chains, &mut input.bytes, used)?;
-        if input.bytes.is_empty() && std::mem::take(&mut input.sender_waits) {
+        let mut state = lock(&self.state);
+        stream::spread(memory, chains, &mut state.input, used)?;
+        if state.input.is_empty() && self.sender_waits.swap(false, Ordering::Relaxed) {
             self.control.wake();
         }
         Ok(())
     }
 
     fn discard(&self) {
-        lock(&self.input).bytes.clear();
+        lock(&self.state).input.clear();
+    }
+}
+
+impl State {
+    /// The terminal has this size now, if there is one; whether that is news to the guest.
+    fn resize(&mut self, size: Option<(u16, u16)>) -> bool {
+        // Without a size at the start the guest was not offered any.
+        if self.size.is_none() || size.is_none() || self.size == size {
+            return false;
+        }
+        self.size = size;
+        self.changes = self.changes.wrapping_add(1);
+        true
     }
 }
 
@@ -190,11 +224,12 @@ impl Port {
     ///
     /// When that is not all, the control's wake-up tells when to try again.
     pub fn receive(&self, bytes: &[u8]) -> usize {
-        let mut input = lock(&self.console.input);
-        let taken = bytes.len().min(MAX_INPUT - input.bytes.len());
-        input.bytes.extend(bytes.iter().take(taken));
-        input.sender_waits = taken < bytes.len();
-        drop(input);
+        let mut state = lock(&self.console.state);
+        let taken = bytes.len().min(MAX_INPUT - state.input.len());
+        state.input.extend(bytes.iter().take(taken));
+        let waits = taken < bytes.len();
+        self.console.sender_waits.store(waits, Ordering::Relaxed);
+        drop(state);
         self.serve(RECEIVE);
         taken
     }
@@ -206,16 +241,10 @@ impl Port {
 
     /// The terminal has this size now.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let mut size = lock(&self.console.size);
-        // Without a size at the start the guest was not offered any.
-        let known = size.rows_and_columns.is_some();
-        if !known || size.rows_and_columns == Some((rows, columns)) {
-            return;
+        let changed = lock(&self.console.state).resize(Some((rows, columns)));
+        if changed {
+            self.transport.server().config_changed();
         }
-        size.rows_and_columns = Some((rows, columns));
-        size.changes = size.changes.wrapping_add(1);
-        drop(size);
-        self.transport.server().config_changed();
     }
 
     fn serve(&self, queue: usize) {
@@ -412,6 +441,64 @@ mod tests {
         let control = Arc::new(Control::new().unwrap());
         let guest = Guest::with(Console::new(output, control, None));
         assert_eq!(guest.driver().offered() & 0xff, 0);
+    }
+
+    /// The set with a machine and a terminal elsewhere.
+    fn moved(set: Set, room: usize, size: Option<(u16, u16)>) -> Set {
+        let control = Arc::new(Control::new().unwrap());
+        let output = Arc::new(Output::memory(room));
+        let console = Arc::new(Console::new(output.clone(), control.clone(), size));
+        let Set { guest, port, .. } = set;
+        drop(port);
+        let guest = guest.moved(|| console.clone());
+        let port = Port::new(console, guest.transport.clone());
+        Set {
+            guest,
+            port,
+            output,
+            control,
+        }
+    }
+
+    #[test]
+    fn typed_bytes_and_text_that_wait_go_on_elsewhere() {
+        let set = set(0);
+        let mut driver = set.guest.driver();
+        driver.start_queue(TRANSMIT, 0);
+        // The first fills the output, the second stays in the queue.
+        driver.put(&[read(0x2_0000, 0x1_0000)]);
+        set.guest.store(0x1_0000, b"second");
+        driver.describe(0, read(0x1_0000, 6), 0);
+        driver.offer(0);
+        assert_eq!((driver.used(), set.port.receive(b"typed")), (1, 5));
+        let place = driver.place();
+        let set = moved(set, 100, Some((24, 80)));
+        assert_eq!(set.output.taken(), b"second");
+        assert_eq!(set.guest.driver_again(place).used(), 2);
+        // A driver that starts anew finds what was typed.
+        let mut driver = set.guest.driver();
+        driver.start(0);
+        driver.put(&[write(0x3_0000, 16)]);
+        assert_eq!(driver.done(), [(0, 5)]);
+        assert_eq!(set.guest.bytes(0x3_0000, 5), b"typed");
+    }
+
+    #[test]
+    fn terminal_of_another_size_is_a_configuration_change() {
+        for (size, seen, told) in [
+            (Some((24, 80)), 24 << 16 | 80, 0),
+            (Some((50, 132)), 50 << 16 | 132, CONFIG),
+            (None, 24 << 16 | 80, 0),
+        ] {
+            let set = set(0);
+            let mut driver = set.guest.driver();
+            driver.start(F_SIZE);
+            let place = driver.place();
+            let set = moved(set, 0, size);
+            let driver = set.guest.driver_again(place);
+            assert_eq!(driver.get(VIRTIO_MMIO_CONFIG), seen, "{size:?}");
+            assert_eq!(driver.get(VIRTIO_MMIO_INTERRUPT_STATUS), told, "{size:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::devices::Pins;
 
 /// "Used Buffer Notification", bit 0 of InterruptStatus. `[virtio]` 4.2.2
@@ -26,10 +28,13 @@ pub struct Line {
     gsi: u32,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    pending: u32,
-    needs_reset: bool,
+/// What the driver has been told: a plain value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Events that the driver has not acknowledged.
+    pub pending: u32,
+    /// The device gave up on its driver.
+    pub needs_reset: bool,
 }
 
 impl Line {
@@ -81,9 +86,23 @@ impl Line {
 
     /// Back to silence.
     pub fn reset(&self) {
+        self.restore(State::default());
+    }
+
+    /// What the driver has been told.
+    pub fn state(&self) -> State {
+        *self.lock()
+    }
+
+    /// Goes on from `told`. Whether the driver's interrupt for what it has not acknowledged got
+    /// through is the I/O APIC's to know; here there is one more, rather than none.
+    pub fn restore(&self, told: State) {
         let mut state = self.lock();
-        *state = State::default();
+        *state = told;
         self.ioapic.set_pin(self.gsi, false);
+        if told.pending != 0 {
+            self.ioapic.set_pin(self.gsi, true);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

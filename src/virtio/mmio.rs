@@ -28,6 +28,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
@@ -47,7 +48,7 @@ use virtio_bindings::virtio_mmio::{
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::Broken;
-use super::queue::{QueueSetup, RequestQueue};
+use super::queue::{Position, QueueSetup, RequestQueue};
 use super::server::{Active, Server};
 use crate::bus::{MmioDevice, Request};
 
@@ -67,8 +68,8 @@ const COMMON_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 // Status bits; the bindings have them as u32.
-const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
-const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
+pub(super) const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
+pub(super) const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
 const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
 /// Those a driver sets.
 const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
@@ -78,7 +79,7 @@ const DRIVERS_BITS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
     | VIRTIO_CONFIG_S_FAILED;
 
 /// By which announcement a window is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Announced {
     /// The DSDT.
     Acpi,
@@ -87,7 +88,7 @@ pub enum Announced {
 }
 
 /// What the registers hold: a plain value.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
     /// The driver's bits of Status; DEVICE_NEEDS_RESET is the interrupt line's.
     pub status: u32,
@@ -126,7 +127,7 @@ impl Transport {
     }
 
     /// Who serves the device.
-    pub fn server(&self) -> &Server {
+    pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
 
@@ -135,11 +136,11 @@ impl Transport {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn offered(&self) -> u64 {
+    pub(super) fn offered(&self) -> u64 {
         COMMON_FEATURES | self.server.device().features()
     }
 
@@ -217,7 +218,7 @@ impl Transport {
         let too_early = set & DRIVER_OK != 0 && was & FEATURES_OK == 0;
         if was & !value != 0 || too_early {
             let was = u8::try_from(was).unwrap_or(u8::MAX);
-            return self.give_up(&Broken::Status { was, wrote: value });
+            return self.server.give_up(&Broken::Status { was, wrote: value });
         }
         state.status = was | set;
         if set & FEATURES_OK != 0 && !self.accepts(state) {
@@ -226,7 +227,7 @@ impl Transport {
         }
         if set & DRIVER_OK != 0 && !self.server.line().needs_reset() {
             self.start(state)
-                .unwrap_or_else(|broken| self.give_up(&broken));
+                .unwrap_or_else(|broken| self.server.give_up(&broken));
         }
     }
 
@@ -238,17 +239,22 @@ impl Transport {
     }
 
     fn start(&self, state: &State) -> Result<(), Broken> {
+        let ready = state.queues.iter().map(|queue| queue.ready);
+        let positions: Vec<_> = ready.map(|r| r.then(Position::default)).collect();
+        self.server.start(self.queues(state, &positions)?)
+    }
+
+    /// The queues as they are set up, each from its position on, if it has one.
+    pub(super) fn queues(&self, state: &State, at: &[Option<Position>]) -> Result<Active, Broken> {
         let event_index = state.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
         let maxima = self.server.device().queues();
         let mut queues = Vec::with_capacity(maxima.len());
-        for (setup, max) in state.queues.iter().zip(maxima) {
-            let queue = setup
-                .ready
-                .then(|| RequestQueue::new(setup, *max, event_index, self.server.memory()));
+        for ((setup, max), at) in state.queues.iter().zip(maxima).zip(at) {
+            let memory = self.server.memory();
+            let queue = at.map(|at| RequestQueue::new(setup, *max, event_index, at, memory));
             queues.push(queue.transpose()?);
         }
-        self.server
-            .start(Active::new(state.driver_features, queues))
+        Ok(Active::new(state.driver_features, queues))
     }
 
     /// `[virtio]` 4.2.3.2: the registers that describe the selected queue.
@@ -269,7 +275,7 @@ impl Transport {
         }
         // 4.2.2.2: no change while the queue is ready; and 3.1.1: all queues before DRIVER_OK.
         if queue.ready || status & DRIVER_OK != 0 {
-            return self.give_up(&Broken::BusyQueue(number));
+            return self.server.give_up(&Broken::BusyQueue(number));
         }
         match offset {
             VIRTIO_MMIO_QUEUE_NUM => queue.size = value,
@@ -280,24 +286,20 @@ impl Transport {
             VIRTIO_MMIO_QUEUE_USED_LOW => set_low(&mut queue.used, value),
             VIRTIO_MMIO_QUEUE_USED_HIGH => set_high(&mut queue.used, value),
             VIRTIO_MMIO_QUEUE_READY => {
-                match RequestQueue::new(queue, *max, false, self.server.memory()) {
+                let (start, memory) = (Position::default(), self.server.memory());
+                match RequestQueue::new(queue, *max, false, start, memory) {
                     Ok(_usable) => queue.ready = true,
-                    Err(broken) => self.give_up(&broken),
+                    Err(broken) => self.server.give_up(&broken),
                 }
             }
             _ => {}
         }
     }
-
-    /// Sets DEVICE_NEEDS_RESET; nothing is served until the driver resets the device.
-    fn give_up(&self, broken: &Broken) {
-        self.server.give_up(broken);
-    }
 }
 
 impl State {
     /// What a reset leaves: which window the driver uses, and nothing else.
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         let queues = vec![QueueSetup::default(); self.queues.len()];
         *self = Self {
             queues,

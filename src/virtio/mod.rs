@@ -19,19 +19,21 @@
 //! - [`net`]: network cards, to tap devices and passt;
 //! - [`vsock`]: sockets, between the guest's programs and the host's;
 //! - `stream`: what the next two have in common;
+//! - `bell`: how a thread sleeps that serves sockets;
 //! - [`console`]: the user's terminal, a page of text at a time;
 //! - [`ports`]: channels between programs of the guest's and of the host's;
 //! - [`balloon`]: memory that the guest gives back;
 //! - [`fs`]: folders of the host's;
 //! - [`pmem`]: files that are memory;
+//! - [`state`]: a device between two requests, as a value;
 //! - [`attach`]: from the configuration to devices at their addresses.
 //!
 //! A [`Device`] sees one checked request at a time and nothing else: no register, no ring, no
 //! thread, no interrupt. A driver that breaks a rule ([`Broken`]) is told that its device needs a
 //! reset, by `[virtio]` 2.1.1, and counted ([`Faults`]); the guest goes on, and so do we.
 //!
-//! What travels in a snapshot is plain values apart from resources: [`mmio::State`] and the
-//! position of each queue ([`queue::RequestQueue::state`]).
+//! What a device remembers is a plain value apart from its resources ([`state`]): files, sockets
+//! and threads stay behind when it goes on elsewhere.
 //!
 //! Source: `[virtio]` Virtual I/O Device (VIRTIO) 1.2, OASIS Committee Specification 01, July 2022.
 //! Read next: [`mmio`].
@@ -45,11 +47,13 @@ pub mod blk;
 pub mod net;
 pub mod vsock;
 mod stream;
+mod bell;
 pub mod console;
 pub mod ports;
 pub mod balloon;
 pub mod fs;
 pub mod pmem;
+pub mod state;
 pub mod attach;
 
 #[cfg(test)]
@@ -62,6 +66,10 @@ use std::thread::{self, Thread};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 use queue::{Chain, QueueSetup};
+use state::{DeviceState, Unfit};
+
+/// A number that a guest tells, and what it is of.
+pub type Figure = (&'static str, u64);
 
 /// What makes a device one: its number, its features, its configuration, its answers.
 pub trait Device: fmt::Debug + Send + Sync {
@@ -96,11 +104,33 @@ pub trait Device: fmt::Debug + Send + Sync {
     }
     /// Whether serving a request can take longer than a vCPU should stand still.
     fn may_wait(&self) -> bool;
+    /// Whether the request just served goes back into `queue`, as if not taken: the driver gets it
+    /// when it is served again, as soon as the device is [`Device::ready`] for it.
+    fn keeps(&self, _queue: usize) -> bool {
+        false
+    }
+    /// What the driver's side says of itself, for the user.
+    fn figures(&self) -> Vec<Figure> {
+        Vec::new()
+    }
     /// Serves one request; returns how many bytes it wrote to the guest.
     ///
     /// # Errors
     /// [`Broken`] for a request that this kind of device cannot answer, not even with a failure.
     fn serve(&self, request: &Request<'_>) -> Result<u32, Broken>;
+
+    /// What it remembers, of its driver and from outside: a value without resources. Between two
+    /// requests, and before [`Device::stopped`] makes it forget.
+    fn save(&self) -> DeviceState {
+        DeviceState::Nothing
+    }
+    /// Remembers `state`, with resources of its own; before [`Device::started`].
+    ///
+    /// # Errors
+    /// [`Unfit`] if it is another kind's, or not what these resources can go on from.
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        state.expect_nothing()
+    }
 
     // The rest is for devices to which something happens that no driver asked for.
 
@@ -132,8 +162,17 @@ pub trait Device: fmt::Debug + Send + Sync {
 pub trait Inbox {
     /// Whether there are buffers, and messages should end [`Device::wait`].
     fn listen(&self, whether: bool);
-    /// The message that is next, if there is one. It stays until delivered or thrown away.
-    fn fetch(&self, features: u64) -> Option<Message>;
+    /// What there should be buffers for before the next message is fetched, as far as it is known:
+    /// one at least.
+    fn expects(&self, _features: u64) -> Message {
+        Message {
+            len: 1,
+            spreads: false,
+        }
+    }
+    /// The message that is next, if there is one. It stays until delivered or thrown away. It may be
+    /// written to the buffers that are `ready` here already; they come first when it is delivered.
+    fn fetch(&self, features: u64, ready: &Buffers<'_>) -> Option<Message>;
     /// Writes it to `chains`, which have room for it, and lists what was written to which.
     ///
     /// # Errors
@@ -146,6 +185,15 @@ pub trait Inbox {
     ) -> Result<(), Broken>;
     /// Throws it away: no buffer will ever do.
     fn discard(&self);
+}
+
+/// A driver's buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers<'a> {
+    /// Where they are.
+    pub memory: &'a GuestMemory,
+    /// In the driver's order.
+    pub chains: &'a [Chain],
 }
 
 /// A message as far as buffers are concerned.

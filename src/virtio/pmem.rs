@@ -9,7 +9,7 @@
 //! direct I/O from a file that is mapped with DAX.
 //!
 //! Why read-only, and what it costs: docs/adr/0016.
-//! Source: `[virtio]` 1.2, section 5.19 "PMEM Device". Read next: [`super::attach`].
+//! Source: `[virtio]` 1.2, section 5.19 "PMEM Device". Read next: [`super::state`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -14,17 +14,18 @@
 //! Source: `[virtio]` Virtual I/O Device (VIRTIO) 1.2, OASIS CS01, section 2.7 "Split Virtqueues".
 //! Read next: [`super::server`], which pops and pushes.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
-use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
-use vm_memory::GuestAddress;
+use serde::{Deserialize, Serialize};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{Broken, Message};
 use crate::memory::GuestMemory;
 use crate::memory::transfer::Segment;
 
 /// Where a driver put a queue; as the transport's registers have it, not yet checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSetup {
     /// Number of entries; a power of two.
     pub size: u32,
@@ -38,6 +39,15 @@ pub struct QueueSetup {
     pub used: u64,
 }
 
+/// Where the device stands in the rings, between two requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Requests taken so far, modulo 2^16 as both counts.
+    pub next_avail: u16,
+    /// Requests handed back so far.
+    pub next_used: u16,
+}
+
 /// A request as the driver handed it over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
@@ -49,12 +59,62 @@ pub struct Chain {
     pub writable: Vec<Segment>,
 }
 
-/// What [`RequestQueue::pop_room`] found.
+impl Chain {
+    /// How many bytes the device may write.
+    pub fn room(&self) -> usize {
+        self.writable.iter().map(|part| part.len as usize).sum()
+    }
+
+    /// Becomes the request of these `descriptors`, in a queue of `size` entries.
+    fn read(
+        &mut self,
+        descriptors: DescriptorChain<&GuestMemoryMmap<()>>,
+        size: usize,
+        memory: &GuestMemory,
+    ) -> Result<(), Broken> {
+        self.head = descriptors.head_index();
+        self.readable.clear();
+        self.writable.clear();
+        let head = self.head;
+        let wrong = |reason| Broken::Chain { head, reason };
+        let mut more = true;
+        for descriptor in descriptors {
+            more = descriptor.has_next();
+            let segment = Segment {
+                gpa: descriptor.addr(),
+                len: descriptor.len(),
+            };
+            if descriptor.is_write_only() {
+                self.writable.push(segment);
+            } else if self.writable.is_empty() {
+                self.readable.push(segment);
+            } else {
+                // [virtio] 2.7.4.2
+                return Err(wrong("a part to read stands behind one to write"));
+            }
+            // [virtio] 2.7.5.3.1: not longer than the queue, indirect or not.
+            if self.readable.len() + self.writable.len() > size {
+                return Err(wrong("it has more parts than the queue has entries"));
+            }
+            memory
+                .check(segment.gpa, u64::from(segment.len))
+                .map_err(|_numbers| Broken::Segment { head, segment })?;
+        }
+        if more {
+            // No part at all, a next one that does not exist, a loop, a table in a table, more
+            // than 4 GiB in all.
+            return Err(wrong("its descriptors lead nowhere"));
+        }
+        Ok(())
+    }
+}
+
+/// What [`RequestQueue::gather`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Enough, in that many chains.
+    /// Enough, in that many of the chains held.
     Enough(usize),
-    /// Too little so far; the driver will notify when there is more.
+    /// Too little so far.
     Missing,
     /// Too little even with all that may be used for one message.
     TooSmall,
@@ -64,13 +124,19 @@ pub enum Room {
 #[derive(Debug)]
 pub struct RequestQueue {
     queue: Queue,
-    /// Several chains were pushed at once, of which the crate counted one.
-    several: bool,
+    /// Buffers for messages, taken and not used yet: so many at the front. Those behind are kept so
+    /// that most messages cost no allocation.
+    held: Vec<Chain>,
+    holds: usize,
+    /// Elements for the used ring; kept for the same reason.
+    elements: Vec<u8>,
+    /// Where the used ring ended when it was last looked whether the driver wants to know.
+    told: u16,
 }
 
 impl RequestQueue {
-    /// Takes over the queue that `setup` describes, if it obeys the rules for one of at most
-    /// `max_size` entries.
+    /// Takes over the queue that `setup` describes, from `position` on, if it obeys the rules for
+    /// one of at most `max_size` entries.
     ///
     /// # Errors
     /// [`Broken::Queue`].
@@ -78,6 +144,7 @@ impl RequestQueue {
         setup: &QueueSetup,
         max_size: u16,
         event_index: bool,
+        position: Position,
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let wrong = |reason: String| Broken::Queue {
@@ -88,13 +155,16 @@ impl RequestQueue {
         // [virtio] 2.7: a power of two, and each part on its boundary.
         let queue = Queue::try_from(QueueState {
             max_size,
+            // Positions cannot be wrong by themselves: a driver's index that does not fit to them
+            // is found when a request is taken.
+            next_avail: position.next_avail,
+            next_used: position.next_used,
             event_idx_enabled: event_index,
             size,
             ready: true,
             desc_table: setup.descriptors,
             avail_ring: setup.available,
             used_ring: setup.used,
-            ..QueueState::default()
         })
         .map_err(|e| wrong(e.to_string()))?;
         // virtio-queue's own check says no more than "no". [virtio] 2.7: sizes of the parts, the
@@ -109,13 +179,25 @@ impl RequestQueue {
                 .check(GuestAddress(start), len)
                 .map_err(|e| wrong(e.to_string()))?;
         }
-        let several = false;
-        Ok(Self { queue, several })
+        let told = queue.next_used();
+        Ok(Self {
+            queue,
+            held: Vec::new(),
+            holds: 0,
+            elements: Vec::new(),
+            told,
+        })
     }
 
-    /// Where the device stands in the rings: a plain value.
-    pub fn state(&self) -> QueueState {
-        self.queue.state()
+    /// Where the device stands in the rings, buffers held not taken. The rest is nothing between two
+    /// requests, once the driver has been interrupted for all that was pushed.
+    pub fn position(&self) -> Position {
+        // Never more than the queue has entries.
+        let holds = u16::try_from(self.holds).unwrap_or(u16::MAX);
+        Position {
+            next_avail: self.queue.next_avail().wrapping_sub(holds),
+            next_used: self.queue.next_used(),
+        }
     }
 
     /// Takes the next request into `chain`; false if there is none.
@@ -128,116 +210,107 @@ impl RequestQueue {
         let Some(descriptors) = available.next() else {
             return Ok(false);
         };
-        chain.head = descriptors.head_index();
-        chain.readable.clear();
-        chain.writable.clear();
-        let head = chain.head;
-        let wrong = |reason| Broken::Chain { head, reason };
-        let mut more = true;
-        for descriptor in descriptors {
-            more = descriptor.has_next();
-            let segment = Segment {
-                gpa: descriptor.addr(),
-                len: descriptor.len(),
-            };
-            if descriptor.is_write_only() {
-                chain.writable.push(segment);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(segment);
-            } else {
-                // [virtio] 2.7.4.2
-                return Err(wrong("a part to read stands behind one to write"));
-            }
-            // [virtio] 2.7.5.3.1: not longer than the queue, indirect or not.
-            if chain.readable.len() + chain.writable.len() > size {
-                return Err(wrong("it has more parts than the queue has entries"));
-            }
-            memory
-                .check(segment.gpa, u64::from(segment.len))
-                .map_err(|_numbers| Broken::Segment { head, segment })?;
-        }
-        if more {
-            // No part at all, a next one that does not exist, a loop, a table in a table, more
-            // than 4 GiB in all.
-            return Err(wrong("its descriptors lead nowhere"));
-        }
+        chain.read(descriptors, size, memory)?;
         Ok(true)
     }
 
-    /// Whether the driver has put nothing in.
-    ///
-    /// # Errors
-    /// [`Broken::Ring`].
-    pub fn is_empty(&self, memory: &GuestMemory) -> Result<bool, Broken> {
-        let index = self.queue.avail_idx(memory.backend(), Ordering::Acquire);
-        Ok(index.map_err(Broken::Ring)?.0 == self.queue.next_avail())
+    /// Puts the request back that was taken last: it is the next one again.
+    pub fn put_back(&mut self) {
+        let taken = self.queue.next_avail();
+        self.queue.set_next_avail(taken.wrapping_sub(1));
     }
 
-    /// Takes requests into `chains` until they have room for `message`; all or nothing.
+    /// Takes buffers from the driver until those held have room for `message`. They stay held until
+    /// [`Self::push_held`], whatever is found: no value is read twice.
     ///
     /// # Errors
     /// [`Broken`] when the driver broke a rule.
-    pub fn pop_room(
-        &mut self,
-        memory: &GuestMemory,
-        message: Message,
-        chains: &mut Vec<Chain>,
-    ) -> Result<Room, Broken> {
-        let start = self.queue.next_avail();
+    pub fn gather(&mut self, memory: &GuestMemory, message: Message) -> Result<Room, Broken> {
         let most = if message.spreads {
-            self.queue.size()
+            usize::from(self.queue.size())
         } else {
             1
         };
+        let size = usize::from(self.queue.size());
         let (mut room, mut count) = (0, 0);
-        let found = loop {
+        for chain in self.held().iter().take(most) {
             if room >= message.len {
-                break Room::Enough(count);
+                break;
             }
-            if count == usize::from(most) {
-                break Room::TooSmall;
-            }
-            // Kept from one message to the next, so that most cost no allocation.
-            if chains.len() == count {
-                chains.push(Chain::default());
-            }
-            let Some(chain) = chains.get_mut(count) else {
-                break Room::Missing;
-            };
-            if self.pop(memory, chain)? {
-                room += chain.writable.iter().map(|s| s.len as usize).sum::<usize>();
-                count += 1;
-            } else if !self.ask_for_notifications(memory)? {
-                break Room::Missing;
-            }
-        };
-        if !matches!(found, Room::Enough(_)) {
-            self.queue.set_next_avail(start);
+            room += chain.room();
+            count += 1;
         }
-        Ok(found)
+        if room >= message.len {
+            return Ok(Room::Enough(count));
+        }
+        let mut available = self.queue.iter(memory.backend()).map_err(Broken::Ring)?;
+        while room < message.len {
+            if count == most {
+                return Ok(Room::TooSmall);
+            }
+            let Some(descriptors) = available.next() else {
+                return Ok(Room::Missing);
+            };
+            if self.held.len() == count {
+                self.held.push(Chain::default());
+            }
+            if let Some(chain) = self.held.get_mut(count) {
+                chain.read(descriptors, size, memory)?;
+                room += chain.room();
+            }
+            count += 1;
+            self.holds = count;
+        }
+        Ok(Room::Enough(count))
+    }
+
+    /// The buffers that wait for messages, in the driver's order.
+    pub fn held(&self) -> &[Chain] {
+        self.held.get(..self.holds).unwrap_or(&[])
+    }
+
+    /// Hands the first buffers held back, with what was written to them.
+    ///
+    /// # Errors
+    /// [`Broken::Ring`].
+    pub fn push_held(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), Broken> {
+        if let Some(held) = self.held.get_mut(..self.holds) {
+            held.rotate_left(used.len().min(self.holds));
+        }
+        self.holds -= used.len().min(self.holds);
+        self.push_all(memory, used)
     }
 
     /// Hands several requests back at once: the driver sees all of them or none.
     ///
     /// # Errors
     /// [`Broken::Ring`].
-    pub fn push_all(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), Broken> {
+    fn push_all(&mut self, memory: &GuestMemory, used: &[(u16, u32)]) -> Result<(), Broken> {
         let Some(((last, written), before)) = used.split_last() else {
             return Ok(());
         };
-        // The crate shows each element when it writes it. So all but the last are written here.
-        for (head, written) in before {
+        // The crate shows each element when it writes it. So all but the last are written here, by
+        // one write, or two where the ring begins again.
+        let mut rest = before;
+        while !rest.is_empty() {
             let next = self.queue.next_used();
+            let slot = next % self.queue.size();
+            let (now, later) = rest.split_at(rest.len().min((self.queue.size() - slot).into()));
+            self.elements.clear();
+            for (head, written) in now {
+                let element = [u32::from(*head), *written].map(u32::to_le_bytes);
+                self.elements.extend(element.as_flattened());
+            }
             // [virtio] 2.7.8: flags and index, then elements of an id and a length.
-            let at = 4 + 8 * u64::from(next % self.queue.size());
-            let element = [u32::from(*head), *written].map(u32::to_le_bytes);
+            let at = 4 + 8 * u64::from(slot);
             let place = GuestAddress(self.queue.used_ring().wrapping_add(at));
             memory
-                .write(place, element.as_flattened())
+                .write(place, &self.elements)
                 .map_err(|_numbers| Broken::Ring(virtio_queue::Error::InvalidChain))?;
-            self.queue.set_next_used(next.wrapping_add(1));
+            let count = u16::try_from(now.len()).unwrap_or(0);
+            self.queue.set_next_used(next.wrapping_add(count));
+            rest = later;
         }
-        self.several |= !before.is_empty();
         self.push(memory, *last, *written)
     }
 
@@ -256,9 +329,22 @@ impl RequestQueue {
     /// # Errors
     /// [`Broken::Ring`].
     pub fn interrupt_due(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
-        let due = self.queue.needs_notification(memory.backend());
-        // One interrupt too many is better than one too few.
-        Ok(due.map_err(Broken::Ring)? || std::mem::take(&mut self.several))
+        // Not the crate's: of what push_all pushes at once it counts one.
+        let used = self.queue.next_used();
+        let pushed = used.wrapping_sub(std::mem::replace(&mut self.told, used));
+        if pushed == 0 || !self.queue.event_idx_enabled() {
+            return Ok(pushed != 0);
+        }
+        // The driver writes its event index, then looks at the used ring; here the other way round.
+        fence(Ordering::SeqCst);
+        // [virtio] 2.7.6: used_event stands behind flags, index and entries.
+        let at = 4 + 2 * u64::from(self.queue.size());
+        let place = GuestAddress(self.queue.avail_ring().wrapping_add(at));
+        let event = memory.backend().load::<u16>(place, Ordering::Relaxed);
+        let event = event.map_err(|e| Broken::Ring(virtio_queue::Error::GuestMemory(e)))?;
+        // 2.7.7.2: due if the entry of that number is among them.
+        let behind = used.wrapping_sub(u16::from_le(event)).wrapping_sub(1);
+        Ok(behind < pushed)
     }
 
     /// Asks to be notified again; true if there is more to do already.

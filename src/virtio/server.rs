@@ -15,8 +15,9 @@
 //! ioeventfd makes closing the VM wait for a grace period, longer than all of cottage's start
 //! (docs/adr/0013). The thread starts with the driver, so a disk that no driver wants costs none.
 //!
-//! The lock on the queues is held for one request at a time. A reset waits for that one and takes
-//! the queues away; nothing is touched in guest memory after it, as `[virtio]` 2.1 promises.
+//! The lock on the queues is held for one request at a time, or for a batch of what comes for the
+//! driver. A reset waits for that one and takes the queues away; nothing is touched in guest memory
+//! after it, as `[virtio]` 2.1 promises.
 //!
 //! Lock order: queues, then the interrupt line. Read next: [`super::interrupt`].
 
@@ -25,13 +26,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::interrupt::{CONFIG, Line, USED};
-use super::queue::{Chain, RequestQueue, Room};
-use super::{Broken, Device, Faults, Inbox, Request};
+use super::queue::{Chain, Position, RequestQueue, Room};
+use super::state::DeviceState;
+use super::{Broken, Buffers, Device, Faults, Inbox, Request};
 use crate::control::Control;
 use crate::memory::GuestMemory;
 
 /// Requests of one queue that a device's thread serves before it looks at the others.
 const TURN: usize = 256;
+/// Messages from outside for which a driver gets one interrupt. With one for each, a processor that
+/// guest and device share would go to and fro between them for each.
+const BATCH: usize = 16;
 
 /// A device and what it is served with.
 #[derive(Debug)]
@@ -57,8 +62,7 @@ pub struct Active {
     queues: Vec<Option<RequestQueue>>,
     /// The request being served; kept, so that a request costs no allocation.
     chain: Chain,
-    /// Buffers being filled, and what was written to which; kept for the same reason.
-    chains: Vec<Chain>,
+    /// What was written to which buffer; kept for the same reason.
     used: Vec<(u16, u32)>,
 }
 
@@ -69,7 +73,6 @@ impl Active {
             features,
             queues,
             chain: Chain::default(),
-            chains: Vec::new(),
             used: Vec::new(),
         }
     }
@@ -122,9 +125,8 @@ impl Server {
     /// # Errors
     /// [`Broken::NoThread`].
     pub fn start(self: &Arc<Self>, active: Active) -> Result<(), Broken> {
-        let features = active.features;
+        self.device.started(active.features);
         *lock(&self.active) = Some(active);
-        self.device.started(features);
         let mut thread = lock(&self.thread);
         if self.device.may_wait() && thread.is_none() {
             let server = self.clone();
@@ -134,10 +136,9 @@ impl Server {
             *thread = Some(started.map_err(Broken::NoThread)?);
         }
         drop(thread);
-        // Buffers may have been there before DRIVER_OK, when notifications were not heard.
-        (0..self.device.queues().len())
-            .filter(|index| self.device.inbox(*index).is_some())
-            .for_each(|index| self.notify(index));
+        // Buffers may have been there before, when notifications were not heard, as Linux puts the
+        // balloon's statistics in before DRIVER_OK; or they were another server's.
+        (0..self.device.queues().len()).for_each(|index| self.notify(index));
         Ok(())
     }
 
@@ -161,13 +162,30 @@ impl Server {
 
     /// Stops serving. When it returns, no request is in progress.
     pub fn reset(&self) {
+        self.stop_after(|_active| ());
+        self.line.reset();
+    }
+
+    /// Stops serving and says where: the queues' positions if a driver was at work, and what the
+    /// device remembered. To the device it is a reset, the driver does not notice.
+    pub fn suspend(&self) -> (Option<Vec<Option<Position>>>, DeviceState) {
+        self.stop_after(|active| {
+            let position = |queue: &Option<_>| queue.as_ref().map(RequestQueue::position);
+            let queues = active.map(|active| active.queues.iter().map(position).collect());
+            (queues, self.device.save())
+        })
+    }
+
+    /// Stops serving after a last look at what is served.
+    fn stop_after<T>(&self, look: impl FnOnce(Option<&Active>) -> T) -> T {
         self.resetting.store(true, Ordering::Release);
         let mut active = lock(&self.active);
+        let seen = look(active.as_ref());
         *active = None;
         self.device.stopped();
         drop(active);
         self.resetting.store(false, Ordering::Release);
-        self.line.reset();
+        seen
     }
 
     /// Gives up on a driver that broke a rule, until it resets the device.
@@ -235,7 +253,12 @@ impl Server {
     /// guest could keep it full for ever: the end of the run, a reset and the other queues get
     /// through.
     fn serve(&self, index: usize, most: usize) -> bool {
-        for _ in 0..most {
+        let batch = if self.device.inbox(index).is_some() {
+            BATCH
+        } else {
+            1
+        };
+        for _ in (0..most).step_by(batch) {
             let mut active = lock(&self.active);
             let served = active.as_mut().map(|active| self.step(active, index));
             match served {
@@ -257,11 +280,31 @@ impl Server {
         false
     }
 
-    /// Serves one request; false if there was none and the driver will notify of the next.
+    /// Serves one request, or fills buffers with a batch of messages; false if there is no more and
+    /// the driver, or [`Device::wait`], will tell of the next.
     fn step(&self, active: &mut Active, index: usize) -> Result<bool, Broken> {
+        let mut more = true;
         if let Some(inbox) = self.device.inbox(index) {
-            return self.fill(active, index, inbox);
+            for _ in 0..BATCH {
+                more = self.fill(active, index, inbox)?;
+                if !more {
+                    break;
+                }
+            }
+        } else {
+            more = self.answer(active, index)?;
         }
+        let Some(Some(queue)) = active.queues.get_mut(index) else {
+            return Ok(false);
+        };
+        if queue.interrupt_due(&self.memory)? {
+            self.line.raise(USED);
+        }
+        Ok(more)
+    }
+
+    /// Serves one request; false if there was none.
+    fn answer(&self, active: &mut Active, index: usize) -> Result<bool, Broken> {
         let Some(Some(queue)) = active.queues.get_mut(index) else {
             return Ok(false);
         };
@@ -277,10 +320,11 @@ impl Server {
             chain: &active.chain,
             memory: &self.memory,
         })?;
-        queue.push(&self.memory, active.chain.head, written)?;
-        if queue.interrupt_due(&self.memory)? {
-            self.line.raise(USED);
+        if self.device.keeps(index) {
+            queue.put_back();
+            return Ok(false);
         }
+        queue.push(&self.memory, active.chain.head, written)?;
         Ok(true)
     }
 
@@ -291,29 +335,34 @@ impl Server {
             inbox.listen(false);
             return Ok(false);
         };
-        if queue.is_empty(&self.memory)? {
+        queue.gather(&self.memory, inbox.expects(active.features))?;
+        if queue.held().is_empty() {
             inbox.listen(false);
             return queue.ask_for_notifications(&self.memory);
         }
         inbox.listen(true);
-        let Some(message) = inbox.fetch(active.features) else {
+        let ready = Buffers {
+            memory: &self.memory,
+            chains: queue.held(),
+        };
+        let Some(message) = inbox.fetch(active.features, &ready) else {
             return Ok(false);
         };
-        let count = match queue.pop_room(&self.memory, message, &mut active.chains)? {
-            Room::Enough(count) => count,
-            Room::Missing => return Ok(false),
-            Room::TooSmall => {
-                inbox.discard();
-                return Ok(true);
+        let count = loop {
+            match queue.gather(&self.memory, message)? {
+                Room::Enough(count) => break count,
+                Room::Missing if queue.ask_for_notifications(&self.memory)? => {}
+                Room::Missing => return Ok(false),
+                Room::TooSmall => {
+                    inbox.discard();
+                    return Ok(true);
+                }
             }
         };
         active.used.clear();
-        let chains = active.chains.get(..count).unwrap_or(&[]);
+        let chains = queue.held().get(..count).unwrap_or(&[]);
         inbox.deliver(&self.memory, chains, &mut active.used)?;
-        queue.push_all(&self.memory, &active.used)?;
-        if queue.interrupt_due(&self.memory)? {
-            self.line.raise(USED);
-        }
+        queue.push_held(&self.memory, &active.used)?;
         Ok(true)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What consoles and ports have in common: neither has records, so a request's bytes may be cut
 //! anywhere, and any buffer has room enough for a part.
-//! Read next: [`super::console`].
+//! Read next: `super::bell`.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,10 @@
 //! What the tests of this chapter share: a driver that can also break the rules.
 
+mod echo;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_mmio::*;
@@ -17,6 +19,7 @@ use crate::control::Control;
 use crate::devices::ioapic::{IoApic, MsiSink};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{VIRTIO_ACPI, VIRTIO_CMDLINE, VIRTIO_GSI};
+pub(in crate::virtio) use echo::Echo;
 
 /// Counts interrupts.
 #[derive(Debug, Default)]
@@ -86,8 +89,12 @@ impl Guest {
 
     /// With a device that the test keeps a hand on.
     pub(in crate::virtio) fn with_shared(device: Arc<dyn Device>) -> Self {
+        Self::over(Arc::new(GuestMemory::new(2 << 20).unwrap()), device)
+    }
+
+    /// With memory that another machine had.
+    pub(in crate::virtio) fn over(memory: Arc<GuestMemory>, device: Arc<dyn Device>) -> Self {
         let (ioapic, sent) = pin(VIRTIO_GSI);
-        let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
         let control = Arc::new(Control::new().unwrap());
         let mut bus = MmioBus::new();
         let mut sockets = Sockets {
@@ -115,6 +122,31 @@ impl Guest {
     /// A driver that found it on the command line.
     pub(in crate::virtio) fn cmdline_driver(&self) -> Driver<'_> {
         Driver::at(self, VIRTIO_CMDLINE.0)
+    }
+
+    /// Another machine over the same memory, in which `device` goes on where this one's stopped.
+    /// The state goes there as text.
+    pub(in crate::virtio) fn moved(self, device: impl FnOnce() -> Arc<dyn Device>) -> Self {
+        let text = serde_json::to_string(&self.transport.suspend()).unwrap();
+        let memory = self.memory.clone();
+        // First, as a disk can be written by one at a time.
+        drop(self);
+        let other = Self::over(memory, device());
+        let state = serde_json::from_str(&text).unwrap();
+        other.transport.resume(state).unwrap();
+        other
+    }
+
+    /// A driver that does not know that it is in another machine.
+    pub(in crate::virtio) fn driver_again(&self, place: Place) -> Driver<'_> {
+        let Place(window, queue, next, seen) = place;
+        Driver {
+            guest: self,
+            window,
+            queue,
+            next,
+            seen,
+        }
     }
 
     pub(in crate::virtio) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
@@ -150,7 +182,22 @@ pub(in crate::virtio) struct Driver<'a> {
     seen: u16,
 }
 
+/// What a driver knows of its device: what it would have in guest memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::virtio) struct Place(u64, u32, u16, u16);
+
+impl Place {
+    /// With new rings.
+    pub(in crate::virtio) fn rewound(self) -> Self {
+        Self(self.0, self.1, 0, 0)
+    }
+}
+
 impl<'a> Driver<'a> {
+    pub(in crate::virtio) fn place(&self) -> Place {
+        Place(self.window, self.queue, self.next, self.seen)
+    }
+
     fn at(guest: &'a Guest, window: u64) -> Self {
         let (next, seen) = (0, 0);
         let queue = 0;
@@ -332,47 +379,5 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _nothing_left = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A device that remembers what it was asked: it writes one byte of 7 to each request.
-#[derive(Debug, Default)]
-pub(in crate::virtio) struct Echo {
-    pub(in crate::virtio) threaded: bool,
-    pub(in crate::virtio) seen: Arc<Mutex<Vec<super::queue::Chain>>>,
-}
-
-impl Device for Echo {
-    fn name(&self) -> &'static str {
-        "echo"
-    }
-
-    fn id(&self) -> u32 {
-        42
-    }
-
-    fn features(&self) -> u64 {
-        1 << 5 | 1 << 40
-    }
-
-    fn queues(&self) -> &'static [u16] {
-        &[64, 8]
-    }
-
-    fn config(&self) -> &[u8] {
-        b"abcdef"
-    }
-
-    fn may_wait(&self) -> bool {
-        self.threaded
-    }
-
-    fn serve(&self, request: &super::Request<'_>) -> Result<u32, super::Broken> {
-        self.seen.lock().unwrap().push(request.chain.clone());
-        let Some(segment) = request.chain.writable.first() else {
-            return Ok(0);
-        };
-        request.memory.write(segment.gpa, &[7]).unwrap();
-        Ok(1)
     }
 }

@@ -97,10 +97,15 @@ pub(crate) struct Scratch(PathBuf);
 impl Scratch {
     /// An empty directory.
     pub(crate) fn new() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in `folder`.
+    pub(crate) fn below(folder: &Path) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cottage-test-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = folder.join(name);
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }

@@ -109,6 +109,9 @@ add_module() {
 for module in "${modules[@]}"; do
 	add_module "$module"
 done
+# Only brought, for tests that mount an image.
+add_module loop
+sed -i '/^loop\.ko$/d' "$tree/modules/order"
 [[ -e $tree/modules/kvm_amd.ko ]] || fail "$(basename "$vmlinuz") has no kvm-amd module"
 
 # Not compressed: unpacking would take the emulated processor longer than reading.

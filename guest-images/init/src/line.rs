@@ -49,6 +49,17 @@ impl<const N: usize> Line<N> {
         self.text(digits.get(digits.len() - used..).unwrap_or_default())
     }
 
+    /// Adds a number in hexadecimal, without prefix.
+    #[must_use]
+    pub fn hexadecimal(mut self, number: u64) -> Self {
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            let value = u8::try_from(number >> (4 * digit) & 0xf).unwrap_or(0);
+            self = self.text(&[if value < 10 { b'0' } else { b'a' - 10 } + value]);
+        }
+        self
+    }
+
     /// The text so far.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -81,6 +92,14 @@ mod tests {
             .text(b"b")
             .number(u64::MAX);
         assert_eq!(line.as_bytes(), b"a0b18446744073709551615");
+    }
+
+    #[test]
+    fn hexadecimal_has_no_zeros_in_front() {
+        let of = |number| Line::<64>::new().hexadecimal(number).as_bytes().to_vec();
+        assert_eq!(of(0), b"0");
+        assert_eq!(of(0x0102_1994), b"1021994");
+        assert_eq!(of(u64::MAX), b"ffffffffffffffff");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A root file system of the user's: mounted, and then entered for good.
 //!
-//! It is the first disk, or a directory's files that the initramfs brought. Between the two steps
+//! It is the first disk, a folder of the host's, or a directory's files that the initramfs brought. Between the two steps
 //! the initramfs is still there: its programs set up the network ([`crate::network`]).
 //!
 //! Sources: switch_root(8); Linux `Documentation/filesystems/ramfs-rootfs-initramfs.rst`, v6.12,
@@ -20,9 +20,13 @@ use crate::console::complain;
 
 /// The first virtio disk, which is the root's.
 const DISK: &CStr = c"/dev/vda";
+/// The tag of the folder that is the root: `TAG` in `src/config/rootfs.rs`.
+const FOLDER: &CStr = c".root";
+/// The file system of a folder.
+const VIRTIOFS: &CStr = c"virtiofs";
 /// Where the root is before it is entered; a directory's files are there already.
 const ROOT: &CStr = c"/.cottage/root";
-/// The image under an overlay.
+/// The image or folder under an overlay.
 const LOWER: &CStr = c"/.cottage/lower";
 /// What is written over it: memory.
 const OVER: &CStr = c"/.cottage/over";
@@ -43,23 +47,29 @@ pub fn attach(root: &Root) -> bool {
         return report(ROOT, c"directory", mount_bind(ROOT, ROOT));
     };
     match root.mode {
-        RootMode::Write => mount_disk(ROOT, kind, MountFlags::empty()),
-        RootMode::ReadOnly => mount_disk(ROOT, kind, MountFlags::RDONLY),
+        RootMode::Write => mount_device(ROOT, kind, MountFlags::empty()),
+        RootMode::ReadOnly => mount_device(ROOT, kind, MountFlags::RDONLY),
         RootMode::Overlay => mount_overlay(kind),
     }
 }
 
-fn mount_disk(target: &CStr, kind: &CStr, flags: MountFlags) -> bool {
-    let mounted = mount(DISK, target, kind, flags, c"");
-    report(DISK, kind, mounted)
+/// What the root is mounted from.
+fn device(kind: &CStr) -> &'static CStr {
+    if kind == VIRTIOFS { FOLDER } else { DISK }
 }
 
-/// The image below, memory above: for file systems that nobody can write.
+fn mount_device(target: &CStr, kind: &CStr, flags: MountFlags) -> bool {
+    let device = device(kind);
+    let mounted = mount(device, target, kind, flags, c"");
+    report(device, kind, mounted)
+}
+
+/// The image or folder below, memory above: for what may not be written.
 fn mount_overlay(kind: &CStr) -> bool {
     for directory in [LOWER, OVER] {
         let _ = mkdir(directory, Mode::from_raw_mode(0o755));
     }
-    if !mount_disk(LOWER, kind, MountFlags::RDONLY) {
+    if !mount_device(LOWER, kind, MountFlags::RDONLY) {
         return false;
     }
     let _ = mount(c"over", OVER, c"tmpfs", MountFlags::empty(), c"mode=0755");
@@ -69,7 +79,7 @@ fn mount_overlay(kind: &CStr) -> bool {
     let options =
         c"lowerdir=/.cottage/lower,upperdir=/.cottage/over/upper,workdir=/.cottage/over/work";
     let mounted = mount(c"root", ROOT, c"overlay", MountFlags::empty(), options);
-    report(DISK, c"overlay", mounted)
+    report(device(kind), c"overlay", mounted)
 }
 
 fn report(what: &CStr, kind: &CStr, result: rustix::io::Result<()>) -> bool {
@@ -78,6 +88,7 @@ fn report(what: &CStr, kind: &CStr, result: rustix::io::Result<()>) -> bool {
         Errno::NODEV => b": the kernel has no such file system",
         Errno::NOENT | Errno::NXIO => b": there is no such disk; has the kernel a driver for it?",
         Errno::ROFS => b": its journal must be replayed, so it cannot be read only; try overlay",
+        Errno::INVAL if kind == VIRTIOFS => b": there is no such folder; has the kernel a driver?",
         Errno::INVAL => b": it is damaged, or newer than the kernel",
         _ => b"",
     };

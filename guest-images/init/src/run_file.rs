@@ -82,7 +82,8 @@ pub enum RootMode {
 /// A root file system of the user's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root<'a> {
-    /// As mount(2) names what is on the first disk; `None` for files in the initramfs.
+    /// As mount(2) names what is on the first disk, or `virtiofs` for a folder of the host's; `None` for
+    /// files in the initramfs.
     pub kind: Option<&'a CStr>,
     /// What may be done to it.
     pub mode: RootMode,

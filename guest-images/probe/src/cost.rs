@@ -3,11 +3,14 @@
 //! A measurement is a fixed amount of work in batches of the same size. The lines around them are
 //!
 //! ```text
-//! BEGIN NAME ops=N batches=N      after a batch that does not count
+//! BEGIN NAME ops=N batches=N      after a batch that does not count; with fs=HEX where files are written,
+//!                                 via=loopback or via=gateway where to=host was said
 //! .                               after each batch
 //! END
 //! sample X                        each batch's ns an operation, by our own clock
 //! ```
+//!
+//! `all` does one after the other, and where one cannot be done says `FAILED NAME errno N` instead.
 //!
 //! Whoever started us takes the time at which each line arrives, and the report uses that: a guest's
 //! clock is what its hypervisor makes of time, and on an emulated processor it may run at another
@@ -47,6 +50,16 @@ pub fn cost(program: &CStr, mut words: Strings) -> Option<u8> {
     {
         return Some(say::failed("cannot stay on one processor", reason));
     }
+    if name == "all" {
+        for name in work::NAMES {
+            // One of them is left out if it was not told whom to talk to.
+            if let Some(Err(reason)) = work::run(name, program, &settings) {
+                let text = Text::new().text(b"FAILED ").text(name.as_bytes());
+                say::line(say::errno(text.text(b" "), reason));
+            }
+        }
+        return Some(0);
+    }
     Some(match work::run(name, program, &settings)? {
         Ok(()) => 0,
         Err(reason) => say::failed(name, reason),
@@ -62,14 +75,20 @@ fn stay_on_one_processor() -> Result<(), Errno> {
     sched_setaffinity(None, &one)
 }
 
-/// Runs the batches, and prints the lines.
-pub fn measure(name: &str, settings: &Settings, default: u64, batch: Batch) -> Result<(), Errno> {
-    let operations = settings.operations.unwrap_or(default);
+/// Runs the batches, and prints the lines; `about` ends the first.
+pub fn measure(
+    (name, about): (&str, &[u8]),
+    settings: &Settings,
+    default: u64,
+    batch: Batch,
+) -> Result<(), Errno> {
+    let operations = settings.operations(default);
     // The first makes caches warm and tables grow.
     batch(operations)?;
     let begin = Text::new().text(b"BEGIN ").text(name.as_bytes());
     let begin = begin.text(b" ops=").number(operations);
-    say::line(begin.text(b" batches=").number(settings.batches.into()));
+    let begin = begin.text(b" batches=").number(settings.batches.into());
+    say::line(begin.text(about));
     let samples = room::Pages::map(settings.batches as usize * SAMPLE_SIZE, false);
     let samples = samples.ok_or(Errno::NOMEM)?;
     for place in samples.bytes().chunks_exact(SAMPLE_SIZE) {

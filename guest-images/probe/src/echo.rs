@@ -6,7 +6,8 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, read};
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+    AddressFamily, SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, bind, listen,
+    socket_with, sockopt,
 };
 use rustix::process::Signal;
 
@@ -37,15 +38,23 @@ fn serve(address: SocketAddrV4) -> Result<core::convert::Infallible, Errno> {
     listen(&listener, 16)?;
     say::write_all(bare::output(), b"READY\n");
     loop {
-        match accept_with(&listener, flags) {
+        match acceptfrom_with(&listener, flags) {
             Err(Errno::INTR | Errno::CONNABORTED) => {}
             Err(reason) => return Err(reason),
-            Ok(connection) => {
+            // A port that is open to everybody answers those near only.
+            Ok((_, peer)) if !is_near(peer.as_ref()) => {}
+            Ok((connection, _)) => {
                 sockopt::set_tcp_nodelay(&connection, true)?;
                 answer(&connection);
             }
         }
     }
+}
+
+/// Whether somebody is on this machine or in a network that is not the world's.
+fn is_near(peer: Option<&SocketAddrAny>) -> bool {
+    peer.and_then(|peer| SocketAddrV4::try_from(peer.clone()).ok())
+        .is_some_and(|peer| peer.ip().is_loopback() || peer.ip().is_private())
 }
 
 /// Answers one connection to its end. Nothing but these two calls for each round trip: they are what

@@ -1,5 +1,7 @@
 //! Values out of the kernel's text files.
 
+use core::net::Ipv4Addr;
+
 /// The value in the line that starts with `key`, without blanks around it.
 #[must_use]
 pub fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
@@ -17,6 +19,27 @@ pub fn value<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
 #[must_use]
 pub fn hexadecimal(text: &[u8]) -> Option<u64> {
     u64::from_str_radix(core::str::from_utf8(text).ok()?, 16).ok()
+}
+
+/// The default gateway in the text of /proc/net/route.
+///
+/// Source: Linux v6.12, net/ipv4/fib_trie.c, fib_route_seq_show: columns of interface, destination and
+/// gateway, addresses in hexadecimal as the processor reads their four bytes.
+#[must_use]
+pub fn default_gateway(text: &[u8]) -> Option<Ipv4Addr> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let words = || {
+            line.split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty())
+        };
+        let mut addresses = words()
+            .skip(1)
+            .map(|word| hexadecimal(word).map(u32::try_from));
+        let (Some(Ok(0)), Some(Ok(gateway))) = (addresses.next()?, addresses.next()?) else {
+            return None;
+        };
+        (gateway != 0).then(|| Ipv4Addr::from(gateway.to_le_bytes()))
+    })
 }
 
 /// Counts kernel symbols while the file with them goes by in pieces.
@@ -83,6 +106,16 @@ mod tests {
             symbols.take(right);
             assert_eq!((symbols.total, symbols.with_address), (3, 2), "{cut}");
         }
+    }
+
+    #[test]
+    fn gateway_is_that_of_the_default_route() {
+        let text = b"Iface\tDestination\tGateway \tFlags\n\
+            eth0\t000011AC\t00000000\t0001\n\
+            eth0\t00000000\t010011AC\t0003\n";
+        assert_eq!(default_gateway(text), Some(Ipv4Addr::new(172, 17, 0, 1)));
+        assert_eq!(default_gateway(b"Iface\tDestination\tGateway\n"), None);
+        assert_eq!(default_gateway(b"tun0\t00000000\t00000000\t0001\n"), None);
     }
 
     #[test]

@@ -71,9 +71,10 @@ fn usage() -> u8 {
   probe hold [touch=MIB]     says READY and waits for the end of its input, or SIGTERM
   probe identity             whose kernel this is
   probe surface              what a program here can reach
-  probe cost syscall|ctxsw|forkexec|pagetouch|arith|fsync|tcp
-             [ops=N] [batches=N] [pin=yes|no] [dir=DIR] [to=ADDRESS:PORT]
-  probe echo [ADDRESS:]PORT  answers `probe cost tcp`, until SIGTERM
+  probe cost all|syscall|ctxsw|forkexec|pagetouch|arith|fsync|tcp
+             [ops=N] [divide=N] [batches=N] [pin=yes|no] [dir=DIR]
+             [to=ADDRESS:PORT|to=host:PORT]
+  probe echo [ADDRESS:]PORT  answers `probe cost tcp` of private networks, until SIGTERM
 ";
     say::write_all(bare::complaints(), text.as_bytes());
     USAGE

@@ -9,8 +9,8 @@ use rustix::io::{Errno, read, write};
 
 use crate::bare;
 
-/// The longest line; what does not fit is cut off.
-pub const LINE_MAX: usize = 8 << 10; // 8 KiB
+/// The longest line, as `cottage compare` takes it; what does not fit is cut off.
+pub const LINE_MAX: usize = 4096;
 
 /// A line in the making.
 pub type Text = Line<LINE_MAX>;

@@ -10,14 +10,25 @@ use cottage_init::line::Line;
 pub struct Settings<'a> {
     /// Operations in a batch; the measurement's own number if there is none.
     pub operations: Option<u64>,
+    /// What that own number is divided by, for processors that are slow.
+    pub divide: u64,
     /// Batches that count.
     pub batches: u32,
     /// Where files are written.
     pub directory: &'a CStr,
     /// Whom to talk to.
-    pub peer: Option<SocketAddrV4>,
+    pub peer: Option<Peer>,
     /// Whether to stay on one processor.
     pub pinned: bool,
+}
+
+/// Whom to talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Who has this address.
+    At(SocketAddrV4),
+    /// The host, wherever it is from here, at this port.
+    Host(u16),
 }
 
 /// More operations than this in a batch are refused: a day is enough for any of them.
@@ -33,6 +44,7 @@ impl<'a> Settings<'a> {
     pub fn parse(words: impl Iterator<Item = &'a CStr>) -> Result<Self, &'a CStr> {
         let mut settings = Self {
             operations: None,
+            divide: 1,
             batches: 20,
             directory: c".",
             peer: None,
@@ -59,12 +71,29 @@ impl<'a> Settings<'a> {
                 let number = number.parse().ok();
                 self.batches = number.filter(|n| (1..=BATCHES_MAX).contains(n))?;
             }
-            ("to", address) => self.peer = Some(address.parse().ok()?),
+            ("divide", number) => {
+                let number = number.parse().ok();
+                self.divide = number.filter(|n| (1..=OPERATIONS_MAX).contains(n))?;
+            }
+            ("to", peer) => {
+                self.peer = Some(match peer.strip_prefix("host:") {
+                    Some(port) => Peer::Host(port.parse().ok()?),
+                    None => Peer::At(peer.parse().ok()?),
+                });
+            }
             ("pin", "yes") => self.pinned = true,
             ("pin", "no") => self.pinned = false,
             _ => return None,
         }
         Some(())
+    }
+}
+
+impl Settings<'_> {
+    /// Operations in a batch of a measurement whose own number is `default`.
+    #[must_use]
+    pub fn operations(&self, default: u64) -> u64 {
+        self.operations.unwrap_or((default / self.divide).max(1))
     }
 }
 
@@ -101,8 +130,19 @@ mod tests {
         assert_eq!(settings.operations, Some(7));
         assert_eq!(settings.batches, 30);
         assert_eq!(settings.directory, c"/tmp/a=b");
-        assert_eq!(settings.peer, Some("10.0.0.1:80".parse().unwrap()));
+        let address = "10.0.0.1:80".parse().unwrap();
+        assert_eq!(settings.peer, Some(Peer::At(address)));
         assert!(!settings.pinned);
+    }
+
+    #[test]
+    fn own_numbers_are_divided_and_given_ones_are_not() {
+        let of = |words: &[&'static CStr]| Settings::parse(words.iter().copied()).unwrap();
+        assert_eq!(of(&[]).operations(50), 50);
+        assert_eq!(of(&[c"divide=20"]).operations(50), 2);
+        assert_eq!(of(&[c"divide=200"]).operations(50), 1);
+        assert_eq!(of(&[c"divide=20", c"ops=7"]).operations(50), 7);
+        assert_eq!(of(&[c"to=host:9"]).peer, Some(Peer::Host(9)));
     }
 
     #[test]
@@ -112,7 +152,9 @@ mod tests {
             c"ops=-1",
             c"ops=",
             c"batches=10001",
-            c"to=host:1",
+            c"to=localhost:1",
+            c"to=host",
+            c"divide=0",
             c"pin=maybe",
             c"x",
         ] {

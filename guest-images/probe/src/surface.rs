@@ -12,7 +12,7 @@ use cottage_probe::syscalls::{COUNT, name};
 use rustix::fd::OwnedFd;
 use rustix::fs::{
     Access, AtFlags, FileType, Mode, OFlags, RawDir, StatVfsMountFlags, accessat, openat,
-    readlinkat_raw, statvfs,
+    readlinkat_raw, statfs, statvfs,
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -25,6 +25,13 @@ use crate::say::{self, Text};
 
 /// Directories below /dev and /proc/sys are not followed any deeper.
 const DEPTH_MAX: usize = 10;
+
+/// Bytes of names of devices that are told.
+const PATHS_MAX: usize = 3 << 10; // 3 KiB
+
+// Source: Linux v6.12, include/uapi/linux/magic.h.
+const PROC: u64 = 0x9fa0;
+const SYSFS: u64 = 0x6265_6572;
 
 const NAMESPACES: [(&str, &CStr); 8] = [
     ("ns_cgroup", c"/proc/self/ns/cgroup"),
@@ -55,8 +62,8 @@ pub fn surface() -> u8 {
     }
     device_nodes();
     writable_settings();
-    mounted("proc_sys", c"/proc/sys");
-    mounted("sys", c"/sys");
+    mounted("proc_sys", c"/proc/sys", PROC);
+    mounted("sys", c"/sys", SYSFS);
     kernel_log();
     say::value("kvm", reachable(c"/dev/kvm"));
     in_child("new_user_namespace", room::new_user_namespace);
@@ -128,7 +135,9 @@ fn device_nodes() {
     let walked = walk(c"/dev", &mut |_, path, kind| {
         if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
             count += 1;
-            paths = core::mem::take(&mut paths).text(b" ").text(path);
+            if paths.as_bytes().len() + path.len() < PATHS_MAX {
+                paths = core::mem::take(&mut paths).text(b" ").text(path);
+            }
         }
     });
     match walked {
@@ -202,9 +211,13 @@ fn below(
     }
 }
 
-/// Whether a file system can be written, by how it is mounted.
-fn mounted(key: &str, path: &CStr) {
-    let state: &[u8] = match statvfs(path) {
+/// Whether a file system is there and can be written, by how it is mounted.
+fn mounted(key: &str, path: &CStr, magic: u64) {
+    let there = statfs(path).and_then(|system| match system.f_type.unsigned_abs() {
+        kind if kind == magic => statvfs(path),
+        _ => Err(Errno::NOENT),
+    });
+    let state: &[u8] = match there {
         Err(reason) => return say::nothing(key, reason),
         Ok(system) if system.f_flag.contains(StatVfsMountFlags::RDONLY) => b"read-only",
         Ok(_) => b"read-write",

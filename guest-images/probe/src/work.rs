@@ -2,24 +2,42 @@
 
 use core::ffi::CStr;
 use core::hint::black_box;
+use core::net::{Ipv4Addr, SocketAddrV4};
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use cottage_init::line::Line;
-use cottage_probe::settings::Settings;
+use cottage_probe::fields::default_gateway;
+use cottage_probe::settings::{Peer, Settings};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, fsync, open, unlink};
+use rustix::fs::{Mode, OFlags, fstatfs, fsync, open, unlink};
 use rustix::io::{Errno, pwrite, read, write};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use rustix::pipe::pipe;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use crate::bare::{self, Fork, PointerList};
 use crate::cost::measure;
 use crate::room::{self, Pages};
+use crate::say;
 
 const PAGE_SIZE: usize = 4096;
 /// Pages are mapped, touched and given back in pieces of this size.
 const PIECE: usize = 4 << 20; // 4 MiB
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All, those first that say the same twice.
+pub const NAMES: [&str; 7] = [
+    "syscall",
+    "arith",
+    "pagetouch",
+    "forkexec",
+    "ctxsw",
+    "fsync",
+    "tcp",
+];
 
 /// Runs the measurement called `name`; `None` if there is none, or it lacks what it needs.
 ///
@@ -27,10 +45,10 @@ const PIECE: usize = 4 << 20; // 4 MiB
 /// longer than a line takes to arrive.
 pub fn run(name: &str, program: &CStr, settings: &Settings) -> Option<Result<(), Errno>> {
     Some(match name {
-        "syscall" => measure(name, settings, 100_000, &mut syscalls),
-        "arith" => measure(name, settings, 5_000_000, &mut arithmetic),
-        "pagetouch" => measure(name, settings, 8_192, &mut touch_pages),
-        "forkexec" => measure(name, settings, 50, &mut |count| {
+        "syscall" => measure((name, b""), settings, 100_000, &mut syscalls),
+        "arith" => measure((name, b""), settings, 5_000_000, &mut arithmetic),
+        "pagetouch" => measure((name, b""), settings, 8_192, &mut touch_pages),
+        "forkexec" => measure((name, b""), settings, 50, &mut |count| {
             start_programs(program, count)
         }),
         "ctxsw" => switch(name, settings),
@@ -118,7 +136,7 @@ fn switch(name: &str, settings: &Settings) -> Result<(), Errno> {
         }
         Fork::Parent(_) => drop((there_out, back_in)),
     }
-    measure(name, settings, 5_000, &mut |count| {
+    measure((name, b""), settings, 5_000, &mut |count| {
         for _ in 0..count {
             write_byte(&there_in)?;
             read_byte(&back_out)?;
@@ -130,11 +148,18 @@ fn switch(name: &str, settings: &Settings) -> Result<(), Errno> {
 /// 4 KiB over the same place of a file, and waiting until the disk has it.
 fn write_and_sync(name: &str, settings: &Settings) -> Result<(), Errno> {
     let path = Line::<4096>::new().text(settings.directory.to_bytes());
-    let path = path.text(b"/probe.tmp");
+    // No other probe's: its number is its own in a namespace, and so are the files.
+    let path = path
+        .text(b"/probe-")
+        .number(getpid().as_raw_nonzero().get().unsigned_abs().into());
+    let path = path.text(b".tmp");
     let path = path.as_c_str().ok_or(Errno::NAMETOOLONG)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
-    let result = measure(name, settings, 4, &mut |count| {
+    // Whoever reads this knows by it whether there was a disk to wait for.
+    let system = fstatfs(&file)?.f_type.unsigned_abs();
+    let about = Line::<32>::new().text(b" fs=").hexadecimal(system);
+    let result = measure((name, about.as_bytes()), settings, 16, &mut |count| {
         for _ in 0..count {
             if pwrite(&file, &[b'x'; PAGE_SIZE], 0)? != PAGE_SIZE {
                 return Err(Errno::NOSPC);
@@ -150,24 +175,46 @@ fn write_and_sync(name: &str, settings: &Settings) -> Result<(), Errno> {
 /// A byte to `probe echo` and back, over TCP; `None` if it was not told where that is.
 fn round_trips(name: &str, settings: &Settings) -> Option<Result<(), Errno>> {
     let peer = settings.peer?;
-    let connected = || {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        connect(&socket, &peer)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        Ok::<OwnedFd, Errno>(socket)
+    let connected = match peer {
+        Peer::At(address) => connected(address).map(|socket| (socket, &b""[..])),
+        Peer::Host(port) => connected_to_host(port),
     };
-    let socket = match connected() {
-        Ok(socket) => socket,
+    let (socket, about) = match connected {
+        Ok(connected) => connected,
         Err(reason) => return Some(Err(reason)),
     };
-    Some(measure(name, settings, 500, &mut |count| {
+    Some(measure((name, about), settings, 500, &mut |count| {
         for _ in 0..count {
             write_byte(&socket)?;
             read_byte(&socket)?;
         }
         Ok(())
     }))
+}
+
+/// Reaches the host: on the host itself, by its loopback; else it is where packets for the world go.
+///
+/// In this order, lest a probe on the host knock at the next router.
+fn connected_to_host(port: u16) -> Result<(OwnedFd, &'static [u8]), Errno> {
+    if let Ok(socket) = connected(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) {
+        return Ok((socket, b" via=loopback"));
+    }
+    let mut buffer = [0; 4096];
+    let table = say::read_file(c"/proc/net/route", &mut buffer);
+    let gateway = table.ok().and_then(default_gateway);
+    let gateway = gateway.ok_or(Errno::NETUNREACH)?;
+    let socket = connected(SocketAddrV4::new(gateway, port))?;
+    Ok((socket, b" via=gateway"))
+}
+
+fn connected(address: SocketAddrV4) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    // Where a filter drops what we send, connect(2) would wait for minutes.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(PATIENCE))?;
+    connect(&socket, &address)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
 }
 
 fn write_byte(to: impl AsFd) -> Result<(), Errno> {

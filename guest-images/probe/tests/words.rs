@@ -196,7 +196,8 @@ fn check_cost(name: &str, words: &[&str]) {
         lines[0].starts_with(&format!("BEGIN {name} ops=")),
         "{text}"
     );
-    assert!(lines[0].ends_with(" batches=3"), "{text}");
+    assert!(lines[0].contains(" batches=3"), "{text}");
+    assert_eq!(lines[0].contains(" fs="), name == "fsync", "{text}");
     assert_eq!(lines[1..5], [".", ".", ".", "END"], "{text}");
     assert_eq!(lines.len(), 8, "{text}");
     for line in &lines[5..] {
@@ -212,6 +213,25 @@ fn costs_are_measured() {
     check_cost("pagetouch", &["ops=1500"]);
     check_cost("forkexec", &["ops=2"]);
     check_cost("ctxsw", &["ops=10", "pin=no"]);
+}
+
+#[test]
+fn all_goes_on_after_what_fails() {
+    let text = printed(&[
+        "cost",
+        "all",
+        "batches=1",
+        "divide=1000",
+        "dir=/does/not/exist",
+    ]);
+    let begun = text.lines().filter_map(|line| line.strip_prefix("BEGIN "));
+    let begun: Vec<_> = begun.filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(
+        begun,
+        ["syscall", "arith", "pagetouch", "forkexec", "ctxsw"]
+    );
+    assert!(text.contains("BEGIN syscall ops=100 batches=1\n"), "{text}");
+    assert!(text.ends_with("FAILED fsync errno 2\n"), "{text}");
 }
 
 #[test]
@@ -237,6 +257,12 @@ fn echo_answers_one_after_the_other() {
     for _ in 0..2 {
         check_cost("tcp", &["ops=5", &format!("to={address}")]);
     }
+    let port = address.split_once(':').unwrap().1;
+    let text = printed(&["cost", "tcp", "ops=5", &format!("to=host:{port}")]);
+    assert!(
+        text.starts_with("BEGIN tcp ops=5 batches=20 via=loopback\n"),
+        "{text}"
+    );
     terminate(&server);
     server.wait().unwrap();
 }
@@ -251,6 +277,7 @@ fn wrong_words_are_refused() {
         &["cost", "flight"],
         &["cost", "syscall", "ops=0"],
         &["cost", "tcp"],
+        &["cost", "all", "divide=x"],
         &["echo"],
         &["echo", "localhost:1"],
     ] {

@@ -176,7 +176,8 @@ impl Report {
         if plan.instructions {
             lines.push(
                 "INSTRUCTIONS: the clock of this machine counts instructions, one for each \
-                 nanosecond; waiting takes none"
+                 nanosecond. Waiting for a timer counts as long as it lasts, a million a \
+                 millisecond"
                     .to_owned(),
             );
         }

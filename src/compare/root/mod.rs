@@ -17,11 +17,12 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::scratch::{self, Scratch};
+use super::command;
+use super::scratch::Scratch;
 use crate::boot::blob::Blob;
-use crate::boot::newc::{self, ALIGNMENT, Attributes, FILE};
+use crate::boot::newc::{self, Attributes, FILE};
 use crate::bundle::{self, Bundle};
-use tree::{Kind, Malformed, Node, Tree};
+use tree::{ALIGNMENT, Kind, Malformed, Node, TRAILER, Tree};
 
 /// Where the probe is in the tree.
 const PROBE: &str = "probe";
@@ -165,10 +166,10 @@ impl Root {
         let (image, folder) = (text(&path), text(&self.folder));
         // What the files take, their ends in blocks, and the tables; empty blocks cost nothing.
         let size = format!("{}k", self.bytes / 1024 * 5 / 4 + (8 << 10)); // 8 MiB
-        let words = if let Some(program) = scratch::program("mkfs.erofs") {
+        let words = if let Some(program) = command::program("mkfs.erofs") {
             let flags = ["--quiet", "-T0", "--all-root"].map(str::to_owned);
             [&[text(&program)], &flags[..], &[image, folder]].concat()
-        } else if let Some(program) = scratch::program("mke2fs") {
+        } else if let Some(program) = command::program("mke2fs") {
             let flags = ["-q", "-F", "-t", "ext4", "-E", "root_owner=0:0", "-d"];
             let flags = flags.map(str::to_owned);
             [&[text(&program)], &flags[..], &[folder, image, size]].concat()
@@ -178,17 +179,17 @@ impl Root {
                     .to_owned(),
             );
         };
-        scratch::run(&words).map(|_said| path)
+        command::run(&words).map(|_said| path)
     }
 }
 
 /// Puts the probe behind an archive, as one of its own: Linux unpacks a chain of them.
 fn behind(cpio: &mut Vec<u8>, probe: &[u8]) {
     let align = |bytes: &mut Vec<u8>| {
-        let len = bytes.len().next_multiple_of(ALIGNMENT as usize);
+        let len = bytes.len().next_multiple_of(ALIGNMENT);
         bytes.resize(len, 0);
     };
-    for (name, content) in [(PROBE, probe), ("TRAILER!!!", &[])] {
+    for (name, content) in [(PROBE, probe), (TRAILER, &[])] {
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let attributes = Attributes::of_root(FILE | PROGRAM);
         // A name that is ours, so that there is nothing to refuse.

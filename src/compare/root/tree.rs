@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use sha2::{Digest, Sha256};
 
-use crate::boot::newc::ALIGNMENT;
-
 /// `[buffer]` "070701" and 13 fields of 8 digits.
 const HEADER: usize = 110;
+/// `[buffer]` Entries and their contents begin at multiples of this.
+pub const ALIGNMENT: usize = 4;
 /// The name of an archive's last entry.
-const TRAILER: &str = "TRAILER!!!";
+pub const TRAILER: &str = "TRAILER!!!";
 
 /// What a name is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,7 +277,7 @@ impl<'a> Entry<'a> {
 }
 
 fn align(at: usize) -> usize {
-    at.next_multiple_of(ALIGNMENT as usize)
+    at.next_multiple_of(ALIGNMENT)
 }
 
 #[cfg(test)]

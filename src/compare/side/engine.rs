@@ -21,10 +21,8 @@ const PODMAN_LIMITS: [&str; 4] = [
 const LIMITS_NOTE: &str = "with lower limits (--ulimit), for its default was refused";
 /// For a bridge where the host's own network namespace takes none.
 const OTHER_NETWORK: [&str; 3] = ["unshare", "--net", "--"];
-const NETWORK_NOTE: &str = "in a network namespace of its own, made by unshare --net, new each time, which is in its times";
-
-/// What podman takes around it, whether limits are lowered, and what to say of that.
-type Unusual = (Vec<String>, bool, Vec<&'static str>);
+const NETWORK_NOTE: &str = "in a network namespace that unshare --net makes, new each time, which is \
+    in its times";
 
 /// podman, which has no engine that stays.
 pub fn podman(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
@@ -33,80 +31,95 @@ pub fn podman(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
 
 fn prepare_podman(trial: &mut Trial<'_>) -> Result<Vec<Result<Slot, Absent>>, String> {
     let (program, version) = trial.installed("podman", "podman")?;
-    let command = |rest: &[&str]| [words(&[&program]), words(rest)].concat();
-    let image = trial.root.image_name();
-    let archive = trial.root.image()?;
-    let ledger = trial.ledger();
-    ledger.note(Undo::Run(command(&["rmi", "--force", &image])));
-    let without_hybrid = hybrid::without(trial).unwrap_or_default();
-    ledger.note(Undo::Instances {
-        list: command(&["ps", "--all", "--format", "{{.Names}}"]),
-        remove: [
-            without_hybrid.clone(),
-            command(&["rm", "--force", "--time=0"]),
-        ]
-        .concat(),
-    });
-    trial.load(&command(&[
-        "load",
-        "--quiet",
-        "--input",
-        &archive.to_string_lossy(),
-    ]))?;
-    let way = |network: &str, (around, limits, notes): &Unusual| {
-        let limits: &[&str] = if *limits { &PODMAN_LIMITS } else { &[] };
-        let run = ["run", "--rm", "--network", network, "--name", NAME];
-        let run = [&run[..], limits, &[&*image]].concat();
-        let side = Words {
-            before: [around.clone(), command(&run)].concat(),
-            remove: vec![
-                [
-                    around.clone(),
-                    command(&["rm", "--force", "--time=0", NAME]),
-                ]
-                .concat(),
-            ],
-            programs: words(&[
-                &program,
-                "conmon",
-                "crun",
-                "/usr/lib/podman/netavark",
-                "/usr/share/containers/seccomp.json",
-            ]),
-            engine: Vec::new(),
-        };
-        Way::new(side, notes)
+    let without_hybrid = hybrid::without(trial);
+    let podman = Podman {
+        image: trial.root.image_name(),
+        program,
     };
-    let slot = |network: &str, ways| {
+    let ledger = trial.ledger();
+    ledger.note(Undo::Run(podman.words(&["rmi", "--force", &podman.image])));
+    // crun refuses to remove what it refuses to run.
+    let remove = podman.words(&["rm", "--force", "--time=0"]);
+    let around = without_hybrid.clone().unwrap_or_default();
+    ledger.note(Undo::Instances {
+        list: podman.words(&["ps", "--all", "--format", "{{.Names}}"]),
+        remove: [around, remove].concat(),
+    });
+    let archive = trial.root.image()?;
+    let archive = archive.to_string_lossy();
+    trial.load(&podman.words(&["load", "--quiet", "--input", &archive]))?;
+    let slot = |name: &str, ways| {
         Ok(Slot {
-            name: format!("podman, {network}"),
+            name: name.to_owned(),
             runtime: "podman",
             kind: Kind::Container,
             version: version.clone(),
             ways,
         })
     };
-    let mut all: Vec<Unusual> = vec![
-        (Vec::new(), false, vec![]),
-        (Vec::new(), true, vec![LIMITS_NOTE]),
-    ];
-    let hybrid = !without_hybrid.is_empty();
-    if hybrid {
-        all.push((
-            without_hybrid.clone(),
-            true,
-            vec![LIMITS_NOTE, hybrid::NOTE],
-        ));
+    let hybrid = without_hybrid.as_deref();
+    Ok(vec![
+        slot("podman, no network", podman.ways("none", hybrid)),
+        slot("podman, bridge", podman.ways("bridge", hybrid)),
+    ])
+}
+
+/// podman and what it has loaded.
+#[derive(Debug)]
+struct Podman {
+    program: String,
+    image: String,
+}
+
+impl Podman {
+    fn words(&self, rest: &[&str]) -> Vec<String> {
+        [words(&[&self.program]), words(rest)].concat()
     }
-    let without = all.iter().map(|unusual| way("none", unusual)).collect();
-    let around = words(&OTHER_NETWORK);
-    all.push((around.clone(), true, vec![LIMITS_NOTE, NETWORK_NOTE]));
-    if hybrid {
-        let notes = vec![LIMITS_NOTE, hybrid::NOTE, NETWORK_NOTE];
-        all.push(([without_hybrid, around].concat(), true, notes));
+
+    /// Ways to run it with this network, the plain one first; `without_hybrid` is what has a command
+    /// run without hybrid cgroups.
+    fn ways(&self, network: &str, without_hybrid: Option<&[String]>) -> Vec<Way> {
+        let limits = [LIMITS_NOTE];
+        let mut ways = vec![
+            Way::new(self.side(network, &[], &[]), &[]),
+            Way::new(self.side(network, &[], &PODMAN_LIMITS), &limits),
+        ];
+        let hybrid = [LIMITS_NOTE, hybrid::NOTE];
+        if let Some(around) = without_hybrid {
+            let side = self.side(network, around, &PODMAN_LIMITS);
+            ways.push(Way::new(side, &hybrid));
+        }
+        if network == "none" {
+            return ways;
+        }
+        let elsewhere = words(&OTHER_NETWORK);
+        let side = self.side(network, &elsewhere, &PODMAN_LIMITS);
+        ways.push(Way::new(side, &[LIMITS_NOTE, NETWORK_NOTE]));
+        if let Some(around) = without_hybrid {
+            let around = [around, &elsewhere].concat();
+            let side = self.side(network, &around, &PODMAN_LIMITS);
+            ways.push(Way::new(side, &[LIMITS_NOTE, hybrid::NOTE, NETWORK_NOTE]));
+        }
+        ways
     }
-    let bridge = all.iter().map(|unusual| way("bridge", unusual)).collect();
-    Ok(vec![slot("no network", without), slot("bridge", bridge)])
+
+    fn side(&self, network: &str, around: &[String], limits: &[&str]) -> Words {
+        let run = ["run", "--rm", "--network", network, "--name", NAME];
+        let run = [&run[..], limits, &[&*self.image]].concat();
+        let remove = self.words(&["rm", "--force", "--time=0", NAME]);
+        Words {
+            before: [around, &self.words(&run)].concat(),
+            remove: vec![[around, &remove].concat()],
+            programs: words(&[
+                &self.program,
+                "conmon",
+                "crun",
+                "/usr/lib/podman/netavark",
+                "/usr/share/containers/seccomp.json",
+            ]),
+            engine: Vec::new(),
+        }
+    }
 }
 
 /// docker: a client, an engine that stays, and containerd below it.

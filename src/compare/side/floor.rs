@@ -67,15 +67,23 @@ pub fn unshare(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
     before.push("--mount-proc=/proc".to_owned());
     let side = Words {
         before,
-        programs: vec![program],
+        programs: vec![program.clone()],
         ..Words::default()
     };
+    let smaller = Words {
+        before: words(&[
+            &program, "-m", "-u", "-i", "-n", "-p", "-f", "chroot", &root,
+        ]),
+        ..side.clone()
+    };
+    let note =
+        "this unshare has no --root, --cgroup and --kill-child: chroot is a program of its own";
     vec![Ok(Slot {
         name: "unshare".to_owned(),
         runtime: "unshare",
         kind: Kind::Floor,
         version,
-        ways: vec![Way::new(side, &[])],
+        ways: vec![Way::new(side, &[]), Way::new(smaller, &[note])],
     })]
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compare::scratch::{program, run};
+use crate::compare::command::{program, run};
 
 /// The files that belong to `programs`, names or paths; those that are not there have none.
 pub fn files(programs: &[String]) -> Vec<PathBuf> {
@@ -74,6 +74,16 @@ mod tests {
         let found = files(&[this.to_string_lossy().into_owned()]);
         assert!(found.contains(&this));
         assert!(found.iter().all(|path| path.is_file()));
+    }
+
+    #[test]
+    fn program_of_a_package_counts_with_the_package() {
+        // Where there is no dpkg there are no packages of its.
+        let dpkg = place("dpkg-query");
+        let found = files(&["dpkg-query".to_owned()]);
+        assert_eq!(found.is_empty(), dpkg.is_none());
+        let manual = |path: &PathBuf| path.starts_with("/usr/share/doc/dpkg");
+        assert_eq!(found.iter().any(manual), dpkg.is_some());
     }
 
     #[test]

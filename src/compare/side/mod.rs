@@ -123,7 +123,8 @@ pub struct Found {
     pub ended_by: Option<u8>,
 }
 
-/// Tries all floors, the runtimes of `wanted`, and cottage. A signal ends it early.
+/// Tries the floor, the runtimes of `wanted`, and cottage. A signal ends it early. A runtime that is
+/// wanted twice is there twice, as if it were another: what no difference looks like.
 pub fn find(wanted: &[&str], root: &Root, scratch: &Scratch, signals: &mut Signals) -> Found {
     // In the order of reports. Each looks whether its programs and engines are there, and then says
     // which sides to try.
@@ -139,25 +140,35 @@ pub fn find(wanted: &[&str], root: &Root, scratch: &Scratch, signals: &mut Signa
         ("docker", engine::docker),
         ("cottage", vm::cottage),
     ];
-    let always = ["process", "cottage"];
-    let is_wanted = |name: &str| always.contains(&name) || wanted.contains(&name);
+    let times = |name: &str| match name {
+        "process" | "cottage" => 1,
+        _ => wanted.iter().filter(|wanted| **wanted == name).count(),
+    };
     let mut progress = Progress::new("runtimes looked for", all.len());
     let mut trial = Trial::new(root, scratch, signals);
     let mut found = Found::default();
     for (name, look) in all {
-        if is_wanted(name) {
+        for time in 0..times(name) {
+            trial.next_runtime();
             for slot in look(&mut trial) {
+                let again = if time > 0 { ", again" } else { "" };
                 match slot.and_then(|slot| trial.first_that_works(slot)) {
-                    Ok(side) => found.sides.push(side),
-                    Err(absent) => found.absent.push(absent),
+                    Ok(side) => found.sides.push(Side {
+                        name: side.name + again,
+                        ..side
+                    }),
+                    Err(absent) => found.absent.push(Absent {
+                        name: absent.name + again,
+                        ..absent
+                    }),
                 }
             }
-        }
-        if trial.ended_by.is_some() {
-            break;
+            if trial.ended_by.is_some() {
+                found.ended_by = trial.ended_by;
+                return found;
+            }
         }
         progress.step();
     }
-    found.ended_by = trial.ended_by;
     found
 }

@@ -18,7 +18,8 @@ use super::trial::{SECOND, Slot, Trial, Way, absent, is_root};
 use super::words::words;
 use super::{Absent, Kind, Launch, hybrid, installed};
 use crate::bench::subject::Subject;
-use crate::compare::scratch::{self, Undo};
+use crate::compare::command;
+use crate::compare::scratch::Undo;
 
 /// How long a runtime may take to write its default description.
 const SPEC_LIMIT: u64 = 5 * SECOND;
@@ -92,7 +93,8 @@ fn runtime(trial: &mut Trial<'_>, name: &'static str, package: &str) -> Vec<Resu
 
 impl Bundle {
     fn new(trial: &mut Trial<'_>, name: &str, program: String) -> Result<Self, String> {
-        let place = trial.scratch.folder().join(name);
+        let place = format!("{name}-{}", trial.number());
+        let place = trial.scratch.folder().join(place);
         let at = |path: &Path| path.to_string_lossy().into_owned();
         let state = place.join("state");
         let made = fs::create_dir(&place).and_then(|()| fs::create_dir(&state));
@@ -111,6 +113,12 @@ impl Bundle {
         said.map_err(|why| format!("asked for a default bundle: {why}"))?;
         let wrong = |why: String| format!("its default bundle makes no sense: {why}");
         let text = fs::read(place.join("config.json")).map_err(|error| wrong(error.to_string()))?;
+        if text.is_empty() {
+            return Err(wrong(format!(
+                "it is empty; is there no room left in {}?",
+                at(&place)
+            )));
+        }
         let mut spec: Value =
             serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         // Indexing would panic where something else stands in its place.
@@ -168,13 +176,13 @@ impl Launch for Bundle {
     fn remove(&self, instance: &str, ended_well: bool) {
         if !ended_well {
             let delete = words(&["delete", "--force", instance]);
-            let _gone_already = scratch::run(&[self.runtime.clone(), delete].concat());
+            let _gone_already = command::run(&[self.runtime.clone(), delete].concat());
         }
         let _gone_already = fs::remove_dir_all(self.folder(instance));
     }
 
     fn installed(&self) -> Vec<PathBuf> {
-        installed::files(&[self.program.clone()])
+        installed::files(std::slice::from_ref(&self.program))
     }
 }
 

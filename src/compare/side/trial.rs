@@ -8,8 +8,10 @@ use std::fs;
 
 use super::{Absent, Kind, Launch, Side};
 use crate::bench::subject::{Error, Sample, Subject, Watch};
+use crate::compare::command::{one_line, program};
 use crate::compare::root::Root;
-use crate::compare::scratch::{Ledger, Scratch, one_line, program};
+use crate::compare::scratch::{Ledger, Scratch};
+use crate::compare::testbed;
 use crate::console::signals::Signals;
 use crate::outcome::with_causes;
 use crate::timeline::Nanos;
@@ -75,6 +77,8 @@ pub struct Trial<'a> {
     pub ended_by: Option<u8>,
     signals: &'a mut Signals,
     tries: usize,
+    /// Whether something of the runtime at hand hung: no flag cures that.
+    hung: bool,
 }
 
 impl<'a> Trial<'a> {
@@ -86,7 +90,19 @@ impl<'a> Trial<'a> {
             ended_by: None,
             signals,
             tries: 0,
+            hung: false,
         }
+    }
+
+    /// What comes is another runtime's.
+    pub fn next_runtime(&mut self) {
+        self.hung = false;
+    }
+
+    /// A number that no other instance or folder of a try has.
+    pub fn number(&mut self) -> usize {
+        self.tries += 1;
+        self.tries
     }
 
     /// For what has to be undone.
@@ -99,8 +115,11 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// What the last way said, for the plain one failed as expected where that one is needed.
     pub fn first_that_works(&mut self, slot: Slot) -> Result<Side, Absent> {
-        let mut reason = "it is not clear how".to_owned();
+        let mut reason = "it hung before, as another side".to_owned();
         for way in slot.ways {
+            if self.hung || self.ended_by.is_some() {
+                break;
+            }
             match self.works(&way) {
                 Ok(command) => {
                     return Ok(Side {
@@ -115,9 +134,6 @@ impl<'a> Trial<'a> {
                 }
                 Err(why) => reason = why,
             }
-            if self.ended_by.is_some() {
-                break;
-            }
         }
         Err(Absent {
             name: slot.name,
@@ -128,8 +144,7 @@ impl<'a> Trial<'a> {
 
     /// Whether the probe says that it is ready; and how it was run.
     fn works(&mut self, way: &Way) -> Result<String, String> {
-        self.tries += 1;
-        let name = format!("{}-try{}", self.scratch.tag(), self.tries);
+        let name = format!("{}-try{}", self.scratch.tag(), self.number());
         let subject = way.launch.prepare(&name, &COMMAND)?;
         let sample = self.once(&subject, way.limit);
         way.launch.remove(&name, sample.is_ok());
@@ -160,13 +175,15 @@ impl<'a> Trial<'a> {
     fn once(&mut self, subject: &Subject, limit: Nanos) -> Result<Sample, String> {
         let watch = Watch {
             until: None,
-            limit,
+            limit: limit * u64::from(testbed::patience()),
             any_status: false,
             keep_output: true,
         };
         subject.run(&watch, false, self.signals).map_err(|error| {
-            if let Error::Signal(number) = error {
-                self.ended_by = Some(number);
+            match error {
+                Error::Signal(number) => self.ended_by = Some(number),
+                Error::Late { .. } => self.hung = true,
+                _ => {}
             }
             why(&error)
         })
@@ -213,8 +230,11 @@ impl<'a> Trial<'a> {
         let path = path.ok_or_else(|| format!("not installed (package {package})"))?;
         let path = path.to_string_lossy().into_owned();
         let version = self.first_line(&[path.clone(), "--version".to_owned()]);
-        let version = version.map_err(|why| format!("asked for its version: {why}"))?;
-        Ok((path, version))
+        match version {
+            // busybox's programs have none.
+            Err(why) if self.hung => Err(format!("asked for its version: {why}")),
+            version => Ok((path, version.unwrap_or_default())),
+        }
     }
 }
 

@@ -25,8 +25,9 @@ const NAMES: [&str; 3] = [
 ];
 /// The full kernel is smaller.
 const KERNEL_LIMIT: u64 = 256 << 20; // 256 MiB
-/// How long a first boot may take; and where no kernel is expected to come up.
-const LIMITS: (Nanos, Nanos) = (10 * SECOND, 4 * SECOND);
+/// How long a first boot may take on hardware; in a virtual machine, which may be emulated; and where no
+/// kernel is expected to come up.
+const LIMITS: [Nanos; 3] = [10 * SECOND, 60 * SECOND, 4 * SECOND];
 
 /// Flags of `cottage run`, before the command.
 #[derive(Debug)]
@@ -44,7 +45,12 @@ pub fn cottage(trial: &mut Trial<'_>) -> Vec<Result<Slot, Absent>> {
         full_initramfs(trial),
         full_disk(trial),
     ];
-    let limit = if expected { LIMITS.0 } else { LIMITS.1 };
+    let [hardware, nested, hopeless] = LIMITS;
+    let limit = match verdict {
+        Verdict::FullSpeed => hardware,
+        Verdict::Nested => nested,
+        Verdict::SoftwareBackEnd | Verdict::Cannot(_) => hopeless,
+    };
     let slot = |name: &str, flags| Slot {
         name: name.to_owned(),
         runtime: "cottage",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Launch, installed};
 use crate::bench::subject::Subject;
-use crate::compare::scratch;
+use crate::compare::command;
 use crate::compare::sweep;
 
 /// Stands in the words for the instance's name.
@@ -41,8 +41,8 @@ impl Launch for Words {
         if ended_well {
             return;
         }
-        for command in &self.remove {
-            let _gone_already = scratch::run(&with_name(command, instance));
+        for words in &self.remove {
+            let _gone_already = command::run(&with_name(words, instance));
         }
     }
 

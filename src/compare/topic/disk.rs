@@ -1,7 +1,7 @@
 //! What has to be on the disk?
 //!
 //! The engine counts on a container's side just as VMM and guest's kernel count on a VM's. Sizes are of
-//! blocks on the disk, each file once however many names it has. Read next: [`super::super::root`].
+//! blocks on the disk, each file once however many names it has. Read next: [`super::isolation`].
 
 use std::collections::HashSet;
 use std::fs;

@@ -8,6 +8,12 @@ pub mod crowd;
 pub mod memory;
 pub mod density;
 pub mod disk;
+pub mod isolation;
+pub mod cost;
+pub mod guest;
+pub mod kernels;
+pub mod nest;
+pub mod hybrid;
 
 use super::finding::Findings;
 use super::session::Session;
@@ -20,12 +26,9 @@ pub fn measure(topic: Topic, session: &mut Session<'_>) -> Findings {
         Topic::Memory => memory::measure(session),
         Topic::Density => density::measure(session),
         Topic::Disk => disk::measure(session),
-        _ => Findings {
-            topic: topic.name(),
-            question: "",
-            figures: Vec::new(),
-            tables: Vec::new(),
-            notes: Vec::new(),
-        },
+        Topic::Cost => cost::measure(session),
+        Topic::Isolation => isolation::measure(session),
+        Topic::Kernels => kernels::measure(session),
+        Topic::Hybrid => hybrid::measure(session),
     }
 }

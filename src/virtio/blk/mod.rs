@@ -322,6 +322,7 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
     use std::path::PathBuf;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
     use virtio_bindings::virtio_blk::virtio_blk_config;
@@ -329,7 +330,7 @@ mod tests {
 
     use super::*;
     use crate::config::disk::Access;
-    use crate::virtio::testing::{Driver, Guest, Part, read, write};
+    use crate::virtio::testing::{Driver, Guest, Part, read, wait, write};
 
     const HEADER: u64 = 0x1_0000;
     const DATA: u64 = 0x2_0000;
@@ -447,6 +448,64 @@ mod tests {
         );
         assert_eq!(sector_of(&image, 63), [0xee; 512]);
         assert_eq!(sector_of(&image, 62), [63; 512]);
+    }
+
+    #[test]
+    fn writes_that_wait_are_done_elsewhere_each_once_and_in_order() {
+        let image = image();
+        let guest = guest(&image, WRITE);
+        let mut driver = guest.driver();
+        driver.start(FLUSH);
+        // Eight writes to one sector, each of three descriptors of which two are shared.
+        let mut header = VIRTIO_BLK_T_OUT.to_le_bytes().to_vec();
+        header.extend([0; 12]);
+        guest.store(HEADER, &header);
+        let linked = |mut part: Part, next| {
+            part.flags |= 1;
+            (part, next)
+        };
+        for number in 0..6_u16 {
+            let data = DATA + 512 * u64::from(number);
+            guest.store(data, &[0xe0 + number.to_le_bytes()[0]; 512]);
+        }
+        let chain = |driver: &Driver<'_>, number: u16| {
+            let data = DATA + 512 * u64::from(number);
+            let (part, next) = linked(read(HEADER, 16), 1);
+            driver.describe(0, part, next);
+            let (part, next) = linked(read(data, 512), 2);
+            driver.describe(1, part, next);
+            driver.describe(2, write(STATUS, 1), 0);
+        };
+        for number in 0..3 {
+            chain(&driver, number);
+            driver.offer(0);
+            assert_eq!(driver.done(), [(0, 1)]);
+        }
+        chain(&driver, 3);
+        (0..4).for_each(|_| driver.offer(0));
+        let place = driver.place();
+        let guest = guest.moved(|| Arc::new(Blk::open(&disk(&image, WRITE), |_| ()).unwrap()));
+        let mut driver = guest.driver_again(place);
+        wait(|| driver.used() == 7);
+        assert_eq!(driver.done(), [(0, 1); 4]);
+        assert_eq!(sector_of(&image, 0), [0xe3; 512]);
+        chain(&driver, 5);
+        driver.offer(0);
+        assert_eq!(driver.done(), [(0, 1)]);
+        assert_eq!(sector_of(&image, 0), [0xe5; 512]);
+    }
+
+    #[test]
+    fn disk_of_another_size_is_not_gone_on_with() {
+        let image = image();
+        let guest = guest(&image, WRITE);
+        guest.driver().start(FLUSH);
+        let state = guest.transport.suspend();
+        drop(guest);
+        image.set_len(32 * SECTOR).unwrap();
+        let smaller = self::guest(&image, WRITE);
+        let error = smaller.transport.resume(state).unwrap_err().to_string();
+        assert!(error.contains("configuration space"), "{error}");
     }
 
     #[test]

@@ -124,6 +124,16 @@ pub fn copy(segments: &[Segment], memory: &GuestMemory, mut bytes: &mut [u8]) ->
     bytes.is_empty().then_some(())
 }
 
+/// Writes `bytes` to `segments`; `None` if those have no room for all.
+pub fn spread(mut bytes: &[u8], segments: &[Segment], memory: &GuestMemory) -> Option<()> {
+    for segment in segments {
+        let (now, later) = bytes.split_at(bytes.len().min(segment.len as usize));
+        memory.write(segment.gpa, now).ok()?;
+        bytes = later;
+    }
+    bytes.is_empty().then_some(())
+}
+
 /// Cuts `segments` into the first `at` bytes and the rest. Usually a segment ends there, and
 /// nothing is copied.
 pub fn cut(segments: &[Segment], at: u64) -> (Cow<'_, [Segment]>, Cow<'_, [Segment]>) {

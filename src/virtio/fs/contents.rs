@@ -7,7 +7,7 @@
 //! host that finds the end of the file, so that guests that share a folder can append to one file.
 //!
 //! Source: `[fuse]`; for what Linux sends, `fs/fuse/file.c` and `fs/fuse/readdir.c`, v6.12.
-//! Read next: [`crate::virtio::pmem`].
+//! Read next: [`super::xattr`].
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -34,7 +34,7 @@ const LIST_STEP: usize = 32 << 10; // 32 KiB
 /// FSYNC's flag: contents, and of the rest only what is needed to find them.
 const FSYNC_DATA_ONLY: u32 = 1 << 0;
 /// The flags of open(2) that mean something here; O_EXCL and O_CREAT are taken care of before.
-const OPEN_FLAGS: OFlags = OFlags::RWMODE
+pub(super) const OPEN_FLAGS: OFlags = OFlags::RWMODE
     .union(OFlags::APPEND)
     .union(OFlags::TRUNC)
     .union(OFlags::SYNC);
@@ -92,7 +92,7 @@ impl Session {
     }
 
     /// The flags for the host, of those the guest gave; refused if they write where nobody may.
-    fn flags(&self, flags: u32) -> Result<OFlags, Errno> {
+    pub(super) fn flags(&self, flags: u32) -> Result<OFlags, Errno> {
         let flags = OFlags::from_bits_retain(flags) & OPEN_FLAGS;
         let writes = flags & OFlags::RWMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         if writes && self.folder.read_only {
@@ -168,9 +168,13 @@ impl Session {
     /// struct fuse_write_in, struct fuse_write_out.
     fn write(&self, node: u64, mut args: Args<'_>, data: &Data<'_>) -> Result<Answer, Errno> {
         let (open, offset, size) = (args.u64()?, args.u64()?, args.u32()?);
+        let flags = args.u32()?;
         let file = self.table.opened(node, open, false)?;
         if size > MAX_DATA || u64::from(size) > len(data.output) {
             return Err(Errno::INVAL);
+        }
+        if flags & wire::WRITE_BY_ANYBODY != 0 {
+            self.folder.clear_set_id(&file)?;
         }
         let (output, _) = cut(data.output, size.into());
         let moved = data.memory.drain_to(&file, offset, &output);
@@ -280,4 +284,40 @@ impl Session {
 /// The host's word for what went wrong.
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    use super::super::testing::*;
+    use super::super::wire::{ROOT, opcode::*};
+    use super::*;
+    use crate::virtio::testing::Guest;
+
+    #[test]
+    fn set_user_id_bits_that_appear_are_taken_away_when_anybody_writes() {
+        let scratch = scratch();
+        let path = scratch.path("in/file");
+        let bits = || fs::metadata(&path).unwrap().mode() & 0o7777;
+        let set = || fs::set_permissions(&path, PermissionsExt::from_mode(0o6755)).unwrap();
+        let guest = Guest::with(device(&scratch, false, 100));
+        let mut fuse = Fuse::new(&guest);
+        let file = fuse.look_up(ROOT, "file").unwrap();
+        let open = fuse.open(file, 2).unwrap();
+        set();
+        let mut write = Body::default().u64s(&[open, 0]);
+        write = write.u32s(&[1, wire::WRITE_BY_ANYBODY, 0, 0, 0, 0]);
+        write.0.push(b'C');
+        assert!(fuse.ask(WRITE, file, &write.0).is_ok());
+        assert_eq!(bits(), 0o755);
+        set();
+        let valid = wire::SET_SIZE | wire::SET_BY_HANDLE | wire::SET_BY_ANYBODY;
+        let mut args = Body::default().u32s(&[valid, 0]).u64s(&[open, 3]).0;
+        args.resize(88, 0);
+        assert!(fuse.ask(SETATTR, file, &args).is_ok());
+        assert_eq!(bits(), 0o755);
+        assert_eq!(fs::read(&path).unwrap(), b"Con");
+    }
 }

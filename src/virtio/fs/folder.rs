@@ -23,8 +23,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, chmodat, fstat,
-    fstatfs, openat, openat2,
+    AtFlags, CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Stat, chmodat, fchmod,
+    fstat, fstatfs, openat, openat2,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -43,20 +43,22 @@ const ROOT_ID: u32 = 0;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened.
-    #[error("Cannot open the folder {0:?} of --share: it must be a directory that you may enter")]
+    #[error("Cannot share the folder {0:?}: it must be a directory that you may enter")]
     Open(PathBuf, #[source] io::Error),
     /// It is the kernel's.
     #[error(
-        "--share cannot share {0:?}: it is of the file system proc, by which a guest could change \
+        "Cannot share the folder {0:?}: it is of the file system proc, by which a guest could change \
          cottage itself"
     )]
     Proc(PathBuf),
     /// There is no /proc.
-    #[error("--share needs /proc/self/fd on this host, to open files by their descriptors")]
+    #[error(
+        "Sharing a folder needs /proc/self/fd on this host, to open files by their descriptors"
+    )]
     NoProc(#[source] io::Error),
     /// A kernel before 5.6, or a filter.
     #[error(
-        "--share needs the system call openat2, by which nothing outside of {0:?} is reached: \
+        "Sharing a folder needs the system call openat2, by which nothing outside of {0:?} is reached: \
          Linux 5.6 or later, and no filter that forbids it"
     )]
     NoOpenat2(PathBuf, #[source] io::Error),
@@ -197,6 +199,19 @@ impl Folder {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let name = name_of(&file);
         openat(&self.descriptors, name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// Takes set-user-id and set-group-id from a file that is open, as Linux does when somebody writes to
+    /// it who may not keep them. Here the host's kernel does not, where cottage is root.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn clear_set_id(&self, file: &File) -> Result<(), Errno> {
+        let mode = fstat(file)?.st_mode;
+        if mode & SET_ID_BITS == 0 {
+            return Ok(());
+        }
+        fchmod(file, Mode::from_raw_mode(mode & MODE_BITS))
     }
 
     /// /proc/self/fd and the name there, for calls that take a path and not an O_PATH descriptor.

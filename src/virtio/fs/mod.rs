@@ -4,7 +4,9 @@
 //! - [`folder`] for the host's folder and the only ways into it;
 //! - [`table`] for what the guest holds, with a limit;
 //! - [`session`] for names;
-//! - [`contents`] for what is in files and directories.
+//! - [`contents`] for what is in files and directories;
+//! - [`xattr`] for attributes that files have by name;
+//! - [`state`] for what the guest holds, as a value.
 //!
 //! ```text
 //!  guest:  open("/mnt/TAG/a/b") ─▶ VFS ─▶ FUSE ─▶ LOOKUP a, LOOKUP b, OPEN, READ ... ─▶ queue 1
@@ -28,6 +30,8 @@ pub mod folder;
 pub mod table;
 pub mod session;
 pub mod contents;
+pub mod xattr;
+pub mod state;
 
 #[cfg(test)]
 mod testing;
@@ -40,7 +44,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 
-use super::blk::request::{copy, cut, len};
+use super::blk::request::{copy, cut, len, spread};
+use super::state::{DeviceState, Unfit};
 use super::{Broken, Device, Request};
 use crate::config::share::{MAX_TAG, Share};
 use crate::memory::GuestMemory;
@@ -55,8 +60,9 @@ use wire::{Args, Body, Header, IN_HEADER, OUT_HEADER, WRITE_IN, opcode};
 const QUEUES: [u16; 2] = [16, 512];
 /// Bytes of the configuration space: the tag and the number of request queues. `[virtio]` 5.11.4
 const CONFIG: usize = MAX_TAG + 4;
-/// Most bytes of arguments, data to write apart: names, and what is forgotten at once.
-const MAX_ARGS: u64 = 64 << 10; // 64 KiB
+/// Most bytes of arguments, data to write apart: an attribute's value with its name, or what is
+/// forgotten at once.
+const MAX_ARGS: u64 = xattr::MAX_VALUE as u64 + 512;
 /// Most files that one folder's guest can know or have open, if the host lets us have as many.
 const MAX_FILES: u64 = 256 << 10;
 /// Descriptors kept for everything else in the process.
@@ -186,29 +192,30 @@ impl Device for SharedFolder {
         let (written, errno) = match answer {
             Ok(Answer::Written(written)) => (written, 0),
             Ok(Answer::Body(Body(bytes))) => {
-                spread(memory, &input, &bytes).ok_or_else(|| wrong("it left RAM"))?;
+                spread(&bytes, &input, memory).ok_or_else(|| wrong("it left RAM"))?;
                 (bytes.len(), 0)
             }
             Err(errno) => (0, errno.raw_os_error()),
         };
         let head = wire::out_header(written, errno, header.unique);
-        spread(memory, &place, &head).ok_or_else(|| wrong("it left RAM"))?;
+        spread(&head, &place, memory).ok_or_else(|| wrong("it left RAM"))?;
         Ok(u32::try_from(OUT_HEADER + written).unwrap_or(u32::MAX))
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Fs(self.session().save())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Fs(state) = state else {
+            return Err(Unfit::Device("it was no folder"));
+        };
+        self.session().take_over(state)
     }
 
     fn stopped(&self) {
         self.session().end();
     }
-}
-
-/// Writes `bytes` to `segments`, which have room for them.
-fn spread(memory: &GuestMemory, segments: &[Segment], mut bytes: &[u8]) -> Option<()> {
-    for segment in segments {
-        let (now, later) = bytes.split_at(bytes.len().min(segment.len as usize));
-        memory.write(segment.gpa, now).ok()?;
-        bytes = later;
-    }
-    bytes.is_empty().then_some(())
 }
 
 /// How many files and open files each of `count` folders can have. The process may have more than

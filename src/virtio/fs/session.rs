@@ -1,8 +1,8 @@
 //! One guest's conversation with its folder: from a request to what the host is asked.
 //!
-//! Names are in this file, contents in [`super::contents`]. Every answer is bytes or an errno of
-//! the host's; nothing here fails otherwise. A request that we do not know, extended attributes
-//! and locks among them, is answered with ENOSYS, which makes Linux do without.
+//! Names are in this file, contents in [`super::contents`], attributes in [`super::xattr`]. Every
+//! answer is bytes or an errno of the host's; nothing here fails otherwise. A request that we do not
+//! know, locks among them, is answered with ENOSYS, which makes Linux do without.
 //!
 //! Source: `[fuse]`; for what Linux sends, `fs/fuse/dir.c`, v6.12.
 //! Read next: [`super::contents`].
@@ -32,7 +32,7 @@ const MAX_PAGES: u32 = MAX_DATA >> 12;
 pub struct Session {
     pub(super) folder: Folder,
     pub(super) table: Table,
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What a request is answered with: a body, or so many bytes that are in the guest already.
@@ -115,6 +115,9 @@ impl Session {
             opcode::DESTROY => {
                 self.end();
                 Ok(done())
+            }
+            opcode::GETXATTR | opcode::SETXATTR | opcode::LISTXATTR | opcode::REMOVEXATTR => {
+                self.answer_xattr(header, args)
             }
             _ => self.answer_contents(header, args, data),
         }
@@ -206,7 +209,8 @@ impl Session {
         }
         if wants(wire::SET_SIZE) {
             let open = wants(wire::SET_BY_HANDLE).then_some(open);
-            self.set_size(node, open, size)?;
+            let anybody = wants(wire::SET_BY_ANYBODY);
+            self.set_size(node, (open, anybody), size)?;
         }
         if wants(wire::SET_ATIME | wire::SET_MTIME) {
             let bits = [
@@ -238,9 +242,17 @@ impl Session {
         chownat(file, c"", uid, gid, AtFlags::EMPTY_PATH)
     }
 
-    fn set_size(&self, node: u64, open: Option<u64>, size: u64) -> Result<(), Errno> {
+    fn set_size(
+        &self,
+        node: u64,
+        (open, anybody): (Option<u64>, bool),
+        size: u64,
+    ) -> Result<(), Errno> {
         if let Some(open) = open {
             let file = self.table.opened(node, open, false)?;
+            if anybody {
+                self.folder.clear_set_id(&file)?;
+            }
             return ftruncate(&*file, size);
         }
         if self.table.kind(node)? != FileType::RegularFile {

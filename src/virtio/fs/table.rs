@@ -175,6 +175,50 @@ impl Table {
         (self.nodes.len(), self.open.len())
     }
 
+    /// The files the guest knows: number, file, what it is on the host, how often it was told.
+    pub fn known(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>, (u64, u64), u64)> {
+        let nodes = self.nodes.iter();
+        nodes.map(|(number, node)| (*number, node.file.as_fd(), node.host, node.told))
+    }
+
+    /// Those it has open, by number.
+    pub fn open_files(&self) -> impl Iterator<Item = (u64, &Open)> {
+        self.open.iter().map(|(number, open)| (*number, open))
+    }
+
+    /// The number that the next file gets.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// That number is to be `next`.
+    pub fn count_from(&mut self, next: u64) {
+        self.next = next.max(ROOT + 1);
+    }
+
+    /// Puts `file` in, of which a guest was told `told` times that it is `number`.
+    ///
+    /// # Errors
+    /// ENFILE, and what fstat(2) says.
+    pub fn tell_again(&mut self, number: u64, file: OwnedFd, told: u64) -> Result<(), Errno> {
+        self.next = number;
+        self.tell(file)?;
+        if let Some(node) = self.nodes.get_mut(&number) {
+            node.told = told;
+        }
+        Ok(())
+    }
+
+    /// Puts `open` in, which a guest has open as `number`.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub fn keep_again(&mut self, number: u64, open: Open) -> Result<(), Errno> {
+        self.next = number;
+        self.keep(open)?;
+        Ok(())
+    }
+
     /// 2^64 of them outlive every guest.
     fn take_number(&mut self) -> u64 {
         let number = self.next;

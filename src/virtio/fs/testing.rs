@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::SharedFolder;
 use super::folder::Folder;
 use super::wire::{Body, IN_HEADER, OUT_HEADER, opcode::*};
-use crate::virtio::testing::{Driver, Guest, Scratch, read, write};
+use crate::virtio::testing::{Driver, Guest, Place, Scratch, read, write};
 
 pub(super) const REQUEST: u64 = 0x1_0000;
 pub(super) const ANSWER: u64 = 0x4_0000;
@@ -39,7 +39,22 @@ pub(super) struct Fuse<'a> {
     pub(super) driver: Driver<'a>,
 }
 
+/// A driver that has left its machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Left(Place);
+
+impl Left {
+    pub(super) fn again(self, guest: &Guest) -> Fuse<'_> {
+        let driver = guest.driver_again(self.0);
+        Fuse { guest, driver }
+    }
+}
+
 impl<'a> Fuse<'a> {
+    pub(super) fn left(self) -> Left {
+        Left(self.driver.place())
+    }
+
     pub(super) fn new(guest: &'a Guest) -> Self {
         let mut driver = guest.driver();
         driver.start_queue(QUEUE, 0);

@@ -68,6 +68,10 @@ pub mod opcode {
     pub const STATFS: u32 = 17;
     pub const RELEASE: u32 = 18;
     pub const FSYNC: u32 = 20;
+    pub const SETXATTR: u32 = 21;
+    pub const GETXATTR: u32 = 22;
+    pub const LISTXATTR: u32 = 23;
+    pub const REMOVEXATTR: u32 = 24;
     pub const INIT: u32 = 26;
     pub const OPENDIR: u32 = 27;
     pub const READDIR: u32 = 28;
@@ -85,9 +89,10 @@ pub mod opcode {
 }
 
 /// Bits of INIT's flags: several requests at once, writes of more than a page, contents thrown away
-/// when size or time changed, attributes with a directory's names, requests of `max_pages`.
+/// when size or time changed, attributes with a directory's names, requests of `max_pages`, and
+/// set-user-id bits taken away by us: else a guest would ask for a file's rights before each write.
 pub const FEATURES: u32 =
-    1 << 0 | 1 << 5 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 18 | 1 << 22;
+    1 << 0 | 1 << 5 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 28;
 
 // Bits of SETATTR's `valid`.
 /// FATTR_MODE.
@@ -108,6 +113,11 @@ pub const SET_BY_HANDLE: u32 = 1 << 6;
 pub const SET_ATIME_NOW: u32 = 1 << 7;
 /// FATTR_MTIME_NOW.
 pub const SET_MTIME_NOW: u32 = 1 << 8;
+
+/// FATTR_KILL_SUIDGID: who changes the size may not keep set-user-id bits.
+pub const SET_BY_ANYBODY: u32 = 1 << 11;
+/// FUSE_WRITE_KILL_SUIDGID, the same of WRITE's flags.
+pub const WRITE_BY_ANYBODY: u32 = 1 << 2;
 
 /// What every request begins with, as far as we use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,8 +154,8 @@ impl Header {
     /// Whether the request changes the folder, whatever its arguments are.
     pub fn changes(&self) -> bool {
         use opcode::{
-            CREATE, FALLOCATE, LINK, MKDIR, MKNOD, RENAME, RENAME2, RMDIR, SETATTR, SYMLINK,
-            UNLINK, WRITE,
+            CREATE, FALLOCATE, LINK, MKDIR, MKNOD, REMOVEXATTR, RENAME, RENAME2, RMDIR, SETATTR,
+            SETXATTR, SYMLINK, UNLINK, WRITE,
         };
         matches!(
             self.opcode,
@@ -161,6 +171,8 @@ impl Header {
                 | CREATE
                 | FALLOCATE
                 | RENAME2
+                | SETXATTR
+                | REMOVEXATTR
         )
     }
 }

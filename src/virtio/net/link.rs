@@ -18,6 +18,7 @@ use super::passt::Passt;
 use super::tap::Tap;
 use super::{Error, HEADER, MAX_FRAME};
 use crate::config::net::{Kind, Net};
+use crate::virtio::Buffers;
 
 /// Bytes of a frame's length in a stream.
 const LENGTH: usize = 4;
@@ -34,8 +35,13 @@ pub enum Link {
 /// What a look at the link found.
 #[derive(Debug)]
 pub enum Received {
-    /// A frame, of that many bytes with its header.
-    Frame(usize),
+    /// A frame.
+    Frame {
+        /// Its bytes, with its header.
+        len: usize,
+        /// How many of them are in the guest's buffers; the others are at their place in ours.
+        there: usize,
+    },
     /// Nothing, or not a whole frame yet.
     Nothing,
     /// There will be nothing more.
@@ -97,14 +103,11 @@ impl Link {
         }
     }
 
-    /// Looks for a frame; it goes to `buffer`, which has room for the largest.
-    pub fn receive(&self, buffer: &mut [u8]) -> Received {
+    /// Looks for a frame; it goes to `buffer`, which has room for the largest. What the buffers that
+    /// are `ready` have room for may go there instead.
+    pub fn receive(&self, ready: &Buffers<'_>, buffer: &mut [u8]) -> Received {
         match self {
-            Self::Tap(tap) => match read(tap.as_fd(), buffer) {
-                Ok(Some(len)) if len > HEADER => Received::Frame(len),
-                Ok(_) => Received::Nothing,
-                Err(error) => Received::Gone(error),
-            },
+            Self::Tap(tap) => tap.receive(ready, buffer).unwrap_or_else(Received::Gone),
             Self::User(passt, stream) => {
                 let mut progress = stream.0.lock().unwrap_or_else(PoisonError::into_inner);
                 progress
@@ -165,7 +168,10 @@ impl Progress {
             if self.got == end {
                 self.got = 0;
                 buffer.iter_mut().take(HEADER).for_each(|byte| *byte = 0);
-                return Ok(Received::Frame(HEADER + end - LENGTH));
+                return Ok(Received::Frame {
+                    len: HEADER + end - LENGTH,
+                    there: 0,
+                });
             }
         }
     }

@@ -2,12 +2,15 @@
 //!
 //! - [`link`]: where its cable leads, a tap device or passt;
 //! - [`tap`]: frames from and to the host's network;
-//! - [`passt`]: frames from and to a program that needs no rights.
+//! - [`passt`]: frames from and to a program that needs no rights;
+//! - [`incoming`]: the frame that came, and where it is;
+//! - [`state`]: frames on their way, as a value.
 //!
 //! ```text
 //!  transmit:  request ── writev(2) ──▶ tap device
 //!             request ── copied once ──▶ outgoing ── write(2) ──▶ passt, when it has room
-//!  receive:   link ── read(2) ──▶ incoming: one frame ── spread over buffers ──▶ guest
+//!  receive:   tap device ── readv(2) ──▶ the guest's buffers
+//!             passt ── read(2) ──▶ incoming: one frame ── spread over buffers ──▶ guest
 //! ```
 //!
 //! One thread serves a card's two queues, and sleeps in poll(2). Frames are fetched only when the
@@ -24,6 +27,8 @@
 pub mod link;
 pub mod tap;
 pub mod passt;
+pub mod incoming;
+pub mod state;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,10 +44,12 @@ use virtio_bindings::virtio_net::{
 };
 
 use super::queue::Chain;
-use super::{Broken, Device, Inbox, Message, Request};
+use super::state::{DeviceState, Unfit};
+use super::{Broken, Buffers, Device, Inbox, Message, Request};
 use crate::config::net::Net;
 use crate::memory::GuestMemory;
-use link::{Link, Received};
+use incoming::Incoming;
+use link::Link;
 
 /// Number of the queue of buffers to be filled. `[virtio]` 5.1.2
 const RECEIVE: usize = 0;
@@ -96,19 +103,6 @@ pub struct Card {
     tell: fn(&str),
 }
 
-/// The way to the guest.
-#[derive(Debug)]
-struct Incoming {
-    /// Room for the largest frame, with its header.
-    buffer: Vec<u8>,
-    /// Bytes of the frame that waits for buffers of the guest's, with header; 0: none waits.
-    waiting: usize,
-    /// The guest has given buffers.
-    listening: bool,
-    /// The cable is cut.
-    gone: bool,
-}
-
 /// The way from the guest.
 #[derive(Debug)]
 struct Outgoing {
@@ -156,12 +150,7 @@ impl Card {
             features,
             link,
             wake,
-            incoming: Mutex::new(Incoming {
-                buffer: Vec::new(),
-                waiting: 0,
-                listening: false,
-                gone: false,
-            }),
+            incoming: Mutex::default(),
             outgoing: Mutex::new(Outgoing {
                 buffer: Vec::new(),
                 sent: 0,
@@ -249,16 +238,22 @@ impl Device for Card {
 
     fn started(&self, features: u64) {
         let mut incoming = lock(&self.incoming);
-        incoming.buffer.resize(HEADER + MAX_FRAME, 0);
+        incoming.start();
         if let Err(error) = self.link.set_offloads(features) {
             self.cut(&mut incoming, &error);
         }
     }
 
     fn stopped(&self) {
-        let mut incoming = lock(&self.incoming);
-        incoming.listening = false;
-        incoming.waiting = 0;
+        lock(&self.incoming).stop();
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Net(self.state())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        self.take_over(state)
     }
 
     fn ready(&self, _queue: usize) -> bool {
@@ -291,16 +286,14 @@ impl Device for Card {
     }
 
     fn wait(&self) -> u32 {
-        let Incoming {
-            waiting,
-            listening,
-            gone,
-            ..
-        } = *lock(&self.incoming);
+        let (gone, hears) = {
+            let incoming = lock(&self.incoming);
+            let hears = incoming.waiting() == 0 && incoming.listening;
+            (incoming.gone, hears)
+        };
         let mut wanted = PollFlags::empty();
-        wanted.set(PollFlags::IN, waiting == 0 && listening && !gone);
-        let Outgoing { buffer, sent } = &*lock(&self.outgoing);
-        wanted.set(PollFlags::OUT, *sent < buffer.len() && !gone);
+        wanted.set(PollFlags::IN, hears && !gone);
+        wanted.set(PollFlags::OUT, lock(&self.outgoing).is_behind() && !gone); // not locked asleep
         let mut fds = [
             PollFd::new(&self.wake, PollFlags::IN),
             PollFd::from_borrowed_fd(self.link.as_fd(), wanted),
@@ -329,18 +322,23 @@ impl Inbox for Card {
         lock(&self.incoming).listening = whether;
     }
 
-    fn fetch(&self, features: u64) -> Option<Message> {
-        let mut incoming = lock(&self.incoming);
-        if incoming.waiting == 0 && !incoming.gone {
-            match self.link.receive(&mut incoming.buffer) {
-                Received::Frame(len) => incoming.waiting = len,
-                Received::Nothing => {}
-                Received::Gone(error) => self.cut(&mut incoming, &error),
-            }
+    fn expects(&self, features: u64) -> Message {
+        Message {
+            len: lock(&self.incoming).expects(&self.link),
+            spreads: spreads(features),
         }
-        (incoming.waiting > 0).then_some(Message {
-            len: incoming.waiting,
-            spreads: features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0,
+    }
+
+    fn fetch(&self, features: u64, ready: &Buffers<'_>) -> Option<Message> {
+        let mut incoming = lock(&self.incoming);
+        if !incoming.gone
+            && let Err(error) = incoming.fetch(&self.link, ready)
+        {
+            self.cut(&mut incoming, &error);
+        }
+        (incoming.waiting() > 0).then_some(Message {
+            len: incoming.waiting(),
+            spreads: spreads(features),
         })
     }
 
@@ -350,35 +348,17 @@ impl Inbox for Card {
         chains: &[Chain],
         used: &mut Vec<(u16, u32)>,
     ) -> Result<(), Broken> {
-        let Incoming {
-            buffer, waiting, ..
-        } = &mut *lock(&self.incoming);
-        // 5.1.6.4.1: 1 also where frames are not spread.
-        let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
-        let place = buffer.iter_mut().skip(NUM_BUFFERS);
-        place
-            .zip(count.to_le_bytes())
-            .for_each(|(to, from)| *to = from);
-        let mut rest = buffer.get(..*waiting).unwrap_or(&[]);
-        for chain in chains {
-            let before = rest.len();
-            for part in &chain.writable {
-                let (now, later) = rest.split_at((part.len as usize).min(rest.len()));
-                memory
-                    .write(part.gpa, now)
-                    .map_err(|_numbers| left_ram(chain))?;
-                rest = later;
-            }
-            let written = u32::try_from(before - rest.len()).unwrap_or(0);
-            used.push((chain.head, written));
-        }
-        *waiting = 0;
-        Ok(())
+        lock(&self.incoming).deliver(memory, chains, used)
     }
 
     fn discard(&self) {
-        lock(&self.incoming).waiting = 0;
+        lock(&self.incoming).discard();
     }
+}
+
+/// Whether a frame may be spread over several buffers.
+fn spreads(features: u64) -> bool {
+    features & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0
 }
 
 /// A poisoned lock means that a thread panicked, and a panic ends the process.

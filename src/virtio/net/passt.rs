@@ -4,7 +4,7 @@
 //! own, by ordinary system calls of the user's. It is started with the card and ends when the
 //! socket is closed, however cottage ends. It also gives out addresses by DHCP.
 //!
-//! Source: passt(1). Read next: [`crate::virtio::vsock`].
+//! Source: passt(1). Read next: [`super::incoming`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};

@@ -23,9 +23,10 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::GuestAddress;
 
+use super::link::Received;
 use super::{HEADER, MAX_FRAME, left_ram};
 use crate::memory::transfer::Segment;
-use crate::virtio::{Broken, Request};
+use crate::virtio::{Broken, Buffers, Request};
 
 /// Where tap devices are connected to.
 const DEVICE: &str = "/dev/net/tun";
@@ -125,6 +126,16 @@ impl Tap {
         })
     }
 
+    /// The program's end of a device that a test plays by the other end of `socket`.
+    #[cfg(test)]
+    pub(super) fn played(socket: std::os::unix::net::UnixDatagram) -> Self {
+        Self {
+            name: "played".into(),
+            file: File::from(std::os::fd::OwnedFd::from(socket)),
+            mtu: None,
+        }
+    }
+
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -149,6 +160,34 @@ impl Tap {
 }
 
 impl Tap {
+    /// Reads a frame: to the buffers that are `ready`, and what goes beyond them to its place in
+    /// `buffer`.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn receive(&self, ready: &Buffers<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+        let read = if ready.chains.is_empty() {
+            rustix::io::read(self, buffer)
+                .map(|len| (len, 0))
+                .map_err(io::Error::from)
+        } else {
+            let parts = ready.chains.iter().flat_map(|chain| &chain.writable);
+            ready.memory.receive_from(self, parts, buffer)
+        };
+        match read {
+            Ok((len, room)) if len > HEADER => Ok(Received::Frame {
+                len,
+                there: room.min(len),
+            }),
+            Ok(_) => Ok(Received::Nothing),
+            // Whoever was interrupted will be back: poll(2) says at once that there is a frame.
+            Err(e) => match e.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Received::Nothing),
+                _ => Err(e),
+            },
+        }
+    }
+
     /// Passes on a guest's frame, which the device takes out of guest memory or refuses.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 
+use super::link::Received;
 use super::*;
 use crate::virtio::testing::{AVAILABLE, Driver, Guest, SIZE, read, wait, write};
 
@@ -155,6 +156,23 @@ fn virtio_5_1_6_4_1_large_frame_is_spread_over_buffers() {
 }
 
 #[test]
+fn virtio_2_7_7_2_frame_over_several_buffers_makes_no_interrupt_before_the_event_index() {
+    let (guest, mut cable) = guest();
+    let mut driver = guest.driver();
+    driver.start(MERGE | EVENT_INDEX);
+    // used_event asks for an interrupt after the fourth entry.
+    guest.store(AVAILABLE + 4 + 2 * u64::from(SIZE), &[3, 0]);
+    buffers(&mut driver, 0..4, 100);
+    cable.write_all(&wrapped(&[3; 250])).unwrap();
+    assert_eq!(driver.done(), [(0, 100), (1, 100), (2, 62)]);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(guest.sent.count(), 0);
+    cable.write_all(&wrapped(b"next")).unwrap();
+    assert_eq!(driver.done(), [(3, 16)]);
+    wait(|| guest.sent.count() == 1);
+}
+
+#[test]
 fn frame_waits_for_more_buffers() {
     let (guest, mut cable) = guest();
     let mut driver = guest.driver();
@@ -296,14 +314,19 @@ fn passt_answers_a_question_for_an_address() {
     let mut sent = link.wrap(&mut frame);
     link.send(&frame, &mut sent);
     let mut buffer = vec![0; HEADER + MAX_FRAME];
+    let memory = GuestMemory::new(2 << 20).unwrap();
+    let none = Buffers {
+        memory: &memory,
+        chains: &[],
+    };
     let end = Instant::now() + Duration::from_secs(10);
     // An offer among what else it may say: from UDP port 67 to 68, and a reply.
     loop {
         assert!(Instant::now() < end, "no offer");
-        match link.receive(&mut buffer) {
+        match link.receive(&none, &mut buffer) {
             Received::Nothing => std::thread::sleep(Duration::from_millis(1)),
             Received::Gone(error) => panic!("{error}"),
-            Received::Frame(len) => {
+            Received::Frame { len, .. } => {
                 let frame = &buffer[HEADER..len];
                 let from_server = len > 60 && frame[34..38] == [0, 67, 0, 68];
                 if frame[12..14] == [8, 0] && from_server && frame[42] == 2 {

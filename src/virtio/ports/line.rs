@@ -2,7 +2,7 @@
 //!
 //! Connections change only on the device's thread; a reset, on a vCPU's, forgets what the guest
 //! has said and been told.
-//! Read next: [`crate::virtio::balloon`].
+//! Read next: [`super::state`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,26 +10,27 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::PollFlags;
+use serde::{Deserialize, Serialize};
 
 use super::channel::{Channel, Received};
 use super::{PORT_ADD, PORT_NAME, PORT_OPEN};
 use crate::memory::GuestMemory;
 use crate::virtio::queue::Chain;
-use crate::virtio::{Broken, Inbox, Message, stream};
+use crate::virtio::{Broken, Buffers, Inbox, Message, stream};
 
 /// Bytes read at once from the host.
-const CHUNK: usize = 16 << 10; // 16 KiB
+pub(super) const CHUNK: usize = 16 << 10; // 16 KiB
 
 /// A port.
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) name: String,
     pub(super) tell: fn(&str),
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<Line>,
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Line {
     pub(super) channel: Channel,
     pub(super) guest: Guest,
     /// What was read from the host and waits for buffers of the guest's.
@@ -38,14 +39,17 @@ pub(super) struct State {
     pub(super) input_ended: bool,
     /// The host's end is gone; what it sent waits until the guest wants it.
     pub(super) left: bool,
+    /// The guest was told of another connection, which is not ours, and has not been told of its
+    /// end.
+    pub(super) other_before: bool,
     /// The request last taken, and how much of it the host's end has.
     pub(super) outgoing: Vec<u8>,
     pub(super) sent: usize,
 }
 
 /// What the guest has said, and been told, since its driver is at work.
-#[derive(Debug, Default)]
-pub(super) struct Guest {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Guest {
     /// It is to be told of the port.
     pub(super) add: bool,
     /// It is to be told the port's name.
@@ -60,10 +64,10 @@ pub(super) struct Guest {
     pub(super) listening: bool,
 }
 
-impl State {
+impl Line {
     /// What the guest is to be told next: an event and its value.
     pub(super) fn news(&self) -> Option<(u16, bool)> {
-        let connected = self.channel.stream().is_some();
+        let connected = self.connected();
         match &self.guest {
             guest if guest.add => Some((PORT_ADD, true)),
             guest if guest.name => Some((PORT_NAME, true)),
@@ -77,8 +81,16 @@ impl State {
         match event {
             PORT_ADD => self.guest.add = false,
             PORT_NAME => self.guest.name = false,
-            _ => self.guest.told_open = self.channel.stream().is_some(),
+            _ => {
+                self.guest.told_open = self.connected();
+                self.other_before = false;
+            }
         }
+    }
+
+    /// Whether there is a connection that the guest may be told of.
+    fn connected(&self) -> bool {
+        self.channel.stream().is_some() && !self.other_before
     }
 
     /// Whether bytes of the host's would be delivered at once.
@@ -89,7 +101,7 @@ impl State {
             listening,
             ..
         } = self.guest;
-        let guest = told_open && open && listening;
+        let guest = told_open && open && listening && !self.other_before;
         guest && self.incoming.is_empty() && self.channel.is_socket() && !self.input_ended
     }
 
@@ -143,12 +155,12 @@ impl State {
 }
 
 impl Port {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Line> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends what waits; true if nothing waits any more.
-    pub(super) fn send(&self, state: &mut State) -> bool {
+    pub(super) fn send(&self, state: &mut Line) -> bool {
         if let Err(error) = state.send() {
             // Who does not read loses what is sent, and may still send. A file has no other side.
             if !state.channel.is_socket() {
@@ -170,7 +182,7 @@ impl Inbox for Port {
         self.lock().guest.listening = whether;
     }
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let state = &mut *self.lock();
         if state.wants_input() {
             let mut buffer = [0; CHUNK];

@@ -1,7 +1,8 @@
 //! Ports: channels of bytes between programs of the guest's and of the host's, by name.
 //!
 //! - [`channel`]: the host's end, a Unix socket, a file or a FIFO;
-//! - `line`: what is between that and the guest: bytes that wait, and who knows what.
+//! - `line`: what is between that and the guest: bytes that wait, and who knows what;
+//! - [`state`]: the same as a value, without the host's end.
 //!
 //! ```text
 //!  queue 2, to the guest:    PORT_ADD, PORT_NAME; PORT_OPEN when somebody connects, and leaves
@@ -21,23 +22,25 @@
 
 pub mod channel;
 mod line;
+pub mod state;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::Thread;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
+use super::bell::Bell;
 use super::queue::Chain;
-use super::{Broken, Device, Inbox, Message, Request, stream};
+use super::state::{DeviceState, Unfit};
+use super::{Broken, Buffers, Device, Inbox, Message, Request, stream};
 use crate::config::port::{self, MAX_PORTS};
 use crate::memory::GuestMemory;
 use channel::Channel;
-use line::{Guest, Port, State};
+use line::{Guest, Line, Port};
 
 /// VIRTIO_CONSOLE_F_MULTIPORT, bit 1. `[virtio]` 5.3.3
 const F_MULTIPORT: u64 = 1 << 1;
@@ -77,7 +80,7 @@ pub struct Ports {
     ports: Vec<Port>,
     /// struct virtio_console_config: cols and rows, which nothing here has, then max_nr_ports.
     config: [u8; 8],
-    wake: OwnedFd,
+    bell: Bell,
     /// There may be a message for the guest.
     news: AtomicBool,
 }
@@ -89,12 +92,13 @@ impl Ports {
     /// [`Error`] with the port's name and path.
     pub fn open(ports: &[port::Port], tell: fn(&str)) -> Result<Self, Error> {
         let open = |port: &port::Port| {
-            let state = State {
+            let state = Line {
                 channel: Channel::open(port)?,
                 guest: Guest::default(),
                 incoming: VecDeque::new(),
                 input_ended: false,
                 left: false,
+                other_before: false,
                 outgoing: Vec::new(),
                 sent: 0,
             };
@@ -104,13 +108,11 @@ impl Ports {
                 state: Mutex::new(state),
             })
         };
-        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-            .map_err(|e| Error::Wake(e.into()))?;
         let [low, high, ..] = (ports.len() + 1).to_le_bytes();
         Ok(Self {
             ports: ports.iter().map(open).collect::<Result<_, _>>()?,
             config: [0, 0, 0, 0, low, high, 0, 0],
-            wake,
+            bell: Bell::new().map_err(Error::Wake)?,
             news: AtomicBool::new(false),
         })
     }
@@ -163,17 +165,6 @@ impl Ports {
             Some((port, text, event))
         })
     }
-
-    /// Sleeps until something happens to one of `watched`, or a notification comes.
-    fn sleep(&self, watched: &[(Arc<OwnedFd>, PollFlags)]) -> Vec<PollFlags> {
-        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
-        fds.extend(watched.iter().map(|(fd, flags)| PollFd::new(fd, *flags)));
-        let _interrupted = poll(&mut fds, None);
-        if fds.first().is_some_and(|fd| !fd.revents().is_empty()) {
-            let _none_left = rustix::io::read(&self.wake, &mut [0; 8]);
-        }
-        fds.iter().skip(1).map(PollFd::revents).collect()
-    }
 }
 
 impl Device for Ports {
@@ -207,6 +198,14 @@ impl Device for Ports {
             state.guest = Guest::default();
             state.incoming.clear();
         }
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Ports(self.ports.iter().map(Port::save).collect())
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        self.take_over(state)
     }
 
     fn ready(&self, queue: usize) -> bool {
@@ -253,7 +252,8 @@ impl Device for Ports {
             }
         }
         let mut queues = 0;
-        for (number, events) in numbers.into_iter().zip(self.sleep(&watched)) {
+        let watched = watched.iter().map(|(fd, wanted)| (fd.as_fd(), *wanted));
+        for (number, events) in numbers.into_iter().zip(self.bell.sleep(watched, None)) {
             let Some(port) = self.ports.get(number).filter(|_| !events.is_empty()) else {
                 continue;
             };
@@ -270,8 +270,7 @@ impl Device for Ports {
     }
 
     fn wake(&self, _thread: &Thread) {
-        // The only failure is a counter at its limit of 2^64 - 2: then it is awake anyway.
-        let _awake_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.bell.ring();
     }
 }
 
@@ -279,7 +278,7 @@ impl Device for Ports {
 impl Inbox for Ports {
     fn listen(&self, _whether: bool) {}
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let (_, text, _) = self.next_message()?;
         let len = text.len();
         let spreads = false;

@@ -1,5 +1,7 @@
 //! Rules of section 5.3's control messages, and the host's side with a test at the other end.
 
+mod moving;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -7,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use rustix::event::PollFlags;
 use vm_memory::GuestAddress;
 
 use super::*;
@@ -84,7 +87,11 @@ impl Set {
     /// What comes through `queue` into a buffer of 4 KiB.
     fn receive(&self, queue: usize) -> Option<Vec<u8>> {
         let inbox = self.ports.inbox(queue).unwrap();
-        inbox.fetch(F_MULTIPORT)?;
+        let none = Buffers {
+            memory: &self.memory,
+            chains: &[],
+        };
+        inbox.fetch(F_MULTIPORT, &none)?;
         let segment = Segment {
             gpa: BUFFER,
             len: 0x1000,

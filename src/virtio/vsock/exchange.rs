@@ -4,7 +4,7 @@
 //! bytes, read as many as the guest has room for and cut to its buffers one by one. The bytes stand
 //! where they were read; each header is written in front of what is left of them.
 //!
-//! Read next: `crate::virtio::stream`.
+//! Read next: [`super::events`].
 
 use std::ops::Range;
 

@@ -50,7 +50,7 @@ pub struct Hub {
     /// The connections that have something to say, each once.
     due: VecDeque<Key>,
     /// The port last given to a program of the host's.
-    last_port: u32,
+    pub(super) last_port: u32,
 }
 
 impl Hub {

@@ -8,7 +8,8 @@
 //! - [`stream`]: a socket of the host's, and what waits to be written to it;
 //! - [`listener`]: the socket at PATH;
 //! - [`host`]: all sockets;
-//! - [`exchange`]: from a queue to a socket and back.
+//! - [`exchange`]: from a queue to a socket and back;
+//! - [`events`]: what the guest is told apart from its connections.
 //!
 //! ```text
 //!  guest ── transmit queue ──▶ serve() ──▶ Hub ──▶ Host ── write(2) ──▶ program
@@ -28,7 +29,7 @@
 //! The guest's bytes are written at once, or wait in a buffer of the connection's: one slow reader
 //! makes no other wait.
 //!
-//! The third queue is for an event that never happens: that the guest was moved elsewhere.
+//! The third queue is for one event: that the guest was moved elsewhere.
 //!
 //! Source: `[virtio]` 1.2, section 5.10 "Socket Device". Read next: [`packet`].
 
@@ -40,21 +41,24 @@ pub mod stream;
 pub mod listener;
 pub mod host;
 pub mod exchange;
+pub mod events;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
-use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 
+use super::bell::Bell;
 use super::queue::Chain;
-use super::{Broken, Device, Inbox, Message, Request};
+use super::state::{DeviceState, Unfit};
+use super::{Broken, Buffers, Device, Inbox, Message, Request};
 use crate::config::vsock::Vsock as Config;
 use crate::memory::GuestMemory;
 use connection::BUFFER;
+use events::Events;
 use exchange::Exchange;
 use host::Watch;
 use listener::Listener;
@@ -64,7 +68,9 @@ use packet::HEADER;
 const RECEIVE: usize = 0;
 /// Number of the queue of the guest's packets.
 const TRANSMIT: usize = 1;
-/// Entries of each of them, and of the one for events, of which there are none.
+/// Number of the queue for events.
+const EVENT: usize = 2;
+/// Entries of each of them.
 const QUEUES: [u16; 3] = [256, 256, 8];
 /// VIRTIO_VSOCK_F_STREAM: stream sockets, what there is. `[virtio]` 5.10.3
 const F_STREAM: u64 = 1 << 0;
@@ -84,8 +90,20 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Vsock {
     config: [u8; 8],
-    wake: OwnedFd,
+    bell: Bell,
     state: Mutex<Exchange>,
+    events: Events,
+}
+
+/// What a socket device remembers. Connections it cannot: programs of another host, or of another
+/// time, are not at their other ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// A driver was at work.
+    active: bool,
+    /// The port last given to a program of the host's: the guest may still believe in connections
+    /// of ports before it.
+    last_port: u32,
 }
 
 impl Vsock {
@@ -95,24 +113,18 @@ impl Vsock {
     /// [`Error`] with the path and what to do.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let listener = Listener::new(&config.path)?;
-        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
-            .map_err(|e| Error::Wake(e.into()))?;
         Ok(Self {
             // 5.10.4: the upper half is reserved, and zero.
             config: u64::from(config.cid).to_le_bytes(),
-            wake,
+            bell: Bell::new().map_err(Error::Wake)?,
             state: Mutex::new(Exchange::new(config.cid, listener)),
+            events: Events::default(),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Exchange> {
         // A poisoned lock means that a thread panicked, and a panic ends the process.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn signal(&self) {
-        // The only failure is a counter at its limit of 2^64 - 2: then it is awake anyway.
-        let _awake_already = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
@@ -148,16 +160,33 @@ impl Device for Vsock {
     /// A driver that is gone has no connections: their programs find them closed.
     fn stopped(&self) {
         self.lock().stop();
+        self.events.clear();
         // The thread may hold the sockets in poll(2).
-        self.signal();
+        self.bell.ring();
+    }
+
+    fn save(&self) -> DeviceState {
+        let Exchange { active, hub, .. } = &*self.lock();
+        let (active, last_port) = (*active, hub.last_port);
+        DeviceState::Vsock(State { active, last_port })
+    }
+
+    fn restore(&self, state: DeviceState) -> Result<(), Unfit> {
+        let DeviceState::Vsock(state) = state else {
+            return Err(Unfit::Device("it was no socket device"));
+        };
+        self.lock().hub.last_port = state.last_port;
+        if state.active {
+            self.events.connections_are_gone();
+        }
+        Ok(())
     }
 
     fn ready(&self, queue: usize) -> bool {
-        let mut state = self.lock();
         if queue != TRANSMIT {
-            // Buffers for events stay where they are.
             return false;
         }
+        let mut state = self.lock();
         state.stalled = !state.hub.has_room();
         !state.stalled
     }
@@ -187,7 +216,11 @@ impl Device for Vsock {
     }
 
     fn inbox(&self, queue: usize) -> Option<&dyn Inbox> {
-        (queue == RECEIVE).then_some(self)
+        match queue {
+            RECEIVE => Some(self),
+            EVENT => Some(&self.events),
+            _ => None,
+        }
     }
 
     fn wait(&self) -> u32 {
@@ -202,14 +235,9 @@ impl Device for Vsock {
                 queues => return queues,
             }
         };
-        let mut fds = vec![PollFd::new(&self.wake, PollFlags::IN)];
         let sockets = watch.sockets.iter();
-        fds.extend(sockets.map(|(_, socket, wanted)| PollFd::new(&**socket, *wanted)));
-        let _interrupted = poll(&mut fds, watch.until.map(time_until).as_ref());
-        let mut happened = fds.iter().map(PollFd::revents);
-        if happened.next().is_some_and(|wake| !wake.is_empty()) {
-            let _none_left = rustix::io::read(&self.wake, &mut [0; 8]);
-        }
+        let sockets = sockets.map(|(_, socket, wanted)| (socket.as_fd(), *wanted));
+        let happened = self.bell.sleep(sockets, watch.until);
         let happened = watch.sockets.iter().zip(happened);
         let events: Vec<_> = happened
             .filter(|(_, happened)| !happened.is_empty())
@@ -224,7 +252,7 @@ impl Device for Vsock {
     }
 
     fn wake(&self, _thread: &Thread) {
-        self.signal();
+        self.bell.ring();
     }
 }
 
@@ -233,7 +261,7 @@ impl Inbox for Vsock {
         self.lock().listening = whether;
     }
 
-    fn fetch(&self, _features: u64) -> Option<Message> {
+    fn fetch(&self, _features: u64, _ready: &Buffers<'_>) -> Option<Message> {
         let state = &mut *self.lock();
         if state.staged.is_none() && state.packet.is_none() && !state.hub.has_packet() {
             state.fetch_bytes();
@@ -288,15 +316,6 @@ impl Inbox for Vsock {
             state.host.close(key);
             state.hub.break_off(key);
         }
-    }
-}
-
-/// How long it is until then.
-fn time_until(then: Instant) -> Timespec {
-    let time = then.saturating_duration_since(Instant::now());
-    Timespec {
-        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: time.subsec_nanos().into(),
     }
 }
 

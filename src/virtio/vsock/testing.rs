@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,15 +14,17 @@ use virtio_bindings::virtio_mmio::{
 };
 
 use super::packet::{HEADER, HOST_CID, Header, Op, STREAM};
-use super::{Config, F_STREAM, RECEIVE, TRANSMIT, Vsock};
+use super::{Config, EVENT, F_STREAM, RECEIVE, TRANSMIT, Vsock};
 use crate::virtio::testing::{Guest, Part, read, wait, write};
 
 pub(super) const CID: u32 = 3;
 /// Entries of each of the driver's queues, and where it has their parts.
 pub(super) const SIZE: u16 = 8;
-pub(super) const DESCRIPTORS: [u64; 2] = [0x1000, 0x4000];
-pub(super) const AVAILABLE: [u64; 2] = [0x2000, 0x5000];
-pub(super) const USED: [u64; 2] = [0x3000, 0x6000];
+pub(super) const DESCRIPTORS: [u64; 3] = [0x1000, 0x4000, 0x7000];
+pub(super) const AVAILABLE: [u64; 3] = [0x2000, 0x5000, 0x8000];
+pub(super) const USED: [u64; 3] = [0x3000, 0x6000, 0x9000];
+/// Where it has its buffer for an event.
+pub(super) const EVENT_BUFFER: u64 = 0xa000;
 /// Where it has its buffers, a page each, and the packet it sends.
 pub(super) const BUFFERS: u64 = 0x1_0000;
 pub(super) const PACKET: u64 = 0x10_0000;
@@ -34,6 +37,20 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new() -> Self {
+        Self::with(Guest::with)
+    }
+
+    /// The same guest in another machine, with another path.
+    pub(super) fn moved(self) -> Self {
+        let text = serde_json::to_string(&self.guest.transport.suspend()).unwrap();
+        let memory = self.guest.memory.clone();
+        let other = Self::with(|vsock| Guest::over(memory, Arc::new(vsock)));
+        let state = serde_json::from_str(&text).unwrap();
+        other.guest.transport.resume(state).unwrap();
+        other
+    }
+
+    fn with(make: impl FnOnce(Vsock) -> Guest) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("cottage-vsock-{}-{number}", std::process::id());
@@ -42,12 +59,18 @@ impl Machine {
             path: path.clone(),
             cid: CID,
         };
-        let guest = Guest::with(Vsock::open(&config).unwrap());
+        let guest = make(Vsock::open(&config).unwrap());
         Self { path, guest }
     }
 
     pub(super) fn driver(&self) -> Driver<'_> {
         Driver::start(&self.guest)
+    }
+
+    /// A driver that was in another machine.
+    pub(super) fn driver_again(&self, next: [u16; 3], seen: [u16; 3]) -> Driver<'_> {
+        let guest = &self.guest;
+        Driver { guest, next, seen }
     }
 
     /// A program that says these words first.
@@ -98,19 +121,19 @@ pub(super) fn rest(program: &mut UnixStream) -> Vec<u8> {
     bytes
 }
 
-/// A driver of both queues.
+/// A driver of all queues.
 pub(super) struct Driver<'a> {
     pub(super) guest: &'a Guest,
-    pub(super) next: [u16; 2],
-    pub(super) seen: [u16; 2],
+    pub(super) next: [u16; 3],
+    pub(super) seen: [u16; 3],
 }
 
 impl<'a> Driver<'a> {
     pub(super) fn start(guest: &'a Guest) -> Self {
         let driver = guest.driver();
         assert_eq!(driver.negotiate(F_STREAM), 0xb);
-        guest.store(DESCRIPTORS[0], &[0; 0x6000]);
-        for queue in [RECEIVE, TRANSMIT] {
+        guest.store(DESCRIPTORS[0], &[0; 0x9000]);
+        for queue in [RECEIVE, TRANSMIT, EVENT] {
             driver.set(VIRTIO_MMIO_QUEUE_SEL, u32::try_from(queue).unwrap());
             driver.set(VIRTIO_MMIO_QUEUE_NUM, SIZE.into());
             let parts = [DESCRIPTORS[queue], AVAILABLE[queue], USED[queue]];
@@ -121,8 +144,14 @@ impl<'a> Driver<'a> {
             driver.set(VIRTIO_MMIO_QUEUE_READY, 1);
         }
         driver.set(VIRTIO_MMIO_STATUS, 0xf);
-        let (next, seen) = ([0; 2], [0; 2]);
+        let (next, seen) = ([0; 3], [0; 3]);
         Self { guest, next, seen }
+    }
+
+    /// Gives a buffer for an event.
+    pub(super) fn give_event_buffer(&mut self) {
+        self.describe(EVENT, 0, write(EVENT_BUFFER, 8));
+        self.offer(EVENT, 0);
     }
 
     pub(super) fn describe(&self, queue: usize, index: u16, part: Part) {
