@@ -187,9 +187,13 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
             cells.collect::<String>()
         );
     }
+    let brackets = match words::middle(figure) {
+        "median" => "; in brackets the middle half of the ratios, round by round",
+        _ => "",
+    };
     add!(
         page,
-        "</table></div>\n<p class=\"soft\">{}; in brackets the middle half of the ratios, round by round.</p>",
+        "</table></div>\n<p class=\"soft\">{}{brackets}</p>",
         words::columns(figure)
     );
 }
