@@ -3,7 +3,7 @@
 //! Topics ask it to run commands on sides: once with their output ([`Session::output`]), in interleaved
 //! rounds ([`Session::rounds`]), or many at a time that stay ([`Session::hold`]). After a signal that
 //! asks to end, everything returns early and [`Session::ended_by`] says so.
-//! Read next: [`super::testbed`].
+//! Read next: [`super::talk`].
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 //! For what one command cannot tell: two guests at the same moment, a guest while another one dies, a
 //! container in a guest that runs already. The clock is this process's, from just before the question
 //! is written to the arrival of the answer's end.
-//! Read next: [`super::topic`].
+//! Read next: [`super::testbed`].
 
 use std::process::Stdio;
 

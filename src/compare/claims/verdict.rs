@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::bounds::{Bounds, Emulated, One, honest, ratio, within};
 use super::rule::{self, Rule, Test};
 use super::{Claim, Claims};
+use crate::cli::compare::Topic;
 use crate::compare::finding::{Figure, Findings, Line, Table, Unit};
 use crate::compare::relation::{Range, few};
 use crate::compare::report::words::{self, Scale};
@@ -52,6 +53,8 @@ pub struct Judged {
     pub evidence: Vec<String>,
     /// What follows.
     pub verdict: Verdict,
+    /// Whether what it is about was measured at all.
+    pub in_question: bool,
 }
 
 impl fmt::Display for Verdict {
@@ -79,6 +82,7 @@ pub fn judge(claims: &Claims, facts: &Facts<'_>) -> Vec<Judged> {
 
 fn one(claim: &Claim, rule: &Rule, facts: &Facts<'_>) -> Judged {
     let mut evidence = Vec::new();
+    let measured = |topic: Topic| facts.findings.iter().any(|f| f.topic == topic.name());
     let verdict =
         if rule.needs_hardware && facts.emulated != Emulated::None {
             Err("it needs a processor that runs guests by itself; here guests' kernels are emulated"
@@ -91,6 +95,7 @@ fn one(claim: &Claim, rule: &Rule, facts: &Facts<'_>) -> Judged {
         rule: rule.to_string(),
         evidence,
         verdict: verdict.map_or_else(Verdict::CannotBeJudged, |found| sum_up(&found)),
+        in_question: rule.topic().is_none_or(measured),
     }
 }
 
@@ -157,16 +162,15 @@ fn of_figure(
         .transpose()?;
     let scale = Scale::of(figure, facts.instructions);
     let meant = |line: &&Line| sides.iter().any(|side| rule::selects(side, line));
-    let mut found = Found::new();
+    let (mut found, mut missing) = (Found::new(), Vec::new());
     for line in figure.lines.iter().filter(meant) {
         if own.is_some_and(|(own, _)| own.side == line.side) {
             continue;
         }
         let verdict = match Range::of(line) {
             None => {
-                let why = words::missing(line).unwrap_or_default();
-                evidence.push(format!("{}: {why}", line.side));
-                One::Open(why)
+                missing.push(line.side.as_str());
+                One::Open(words::missing(line).unwrap_or_default())
             }
             Some(range) if few(&line.value) => {
                 evidence.push(format!("{}: {}", line.side, told(&range, own, scale)));
@@ -188,6 +192,10 @@ fn of_figure(
             }
         };
         found.push((line.side.clone(), verdict));
+    }
+    // Why, stands in the verdict if there is nothing else, and in the figure's own table.
+    if !evidence.is_empty() && !missing.is_empty() {
+        evidence.push(format!("not measured: {}", missing.join("; ")));
     }
     Ok(found)
 }
@@ -314,13 +322,11 @@ fn sum_up(found: &Found) -> Verdict {
         (false, _) => Verdict::HoldsOnlyFor(yes),
         (true, false) => Verdict::DoesNotHold,
         (true, true) => {
-            let mut why: Vec<String> = Vec::new();
-            for (side, one) in found {
-                if let One::Open(reason) = one {
-                    why.push(format!("{side}: {reason}"));
-                }
-            }
-            why.dedup_by(|a, b| a.split_once(": ").map(|a| a.1) == b.split_once(": ").map(|b| b.1));
+            let open = found.iter().filter_map(|(side, one)| match one {
+                One::Open(why) => Some((side.as_str(), why.clone())),
+                _ => None,
+            });
+            let mut why = words::by_reason(open);
             if why.is_empty() {
                 why.push("no such side was there".to_owned());
             }
@@ -440,7 +446,7 @@ mod tests {
             judged.verdict.to_string(),
             "cannot be judged on this machine: podman: not run: no podman on PATH"
         );
-        assert_eq!(judged.evidence, ["podman: not run: no podman on PATH"]);
+        assert_eq!(judged.evidence, [""; 0]);
         assert!(
             verdict(r#"{"figure":"memory.host","sides":["vms"],"at_most":"1 MB"}"#)
                 .ends_with("the topic memory was not measured")
@@ -454,6 +460,25 @@ mod tests {
                 .ends_with("no such side was there")
         );
         assert!(verdict(r#"{"unmeasured":"no Windows"}"#).ends_with("no Windows"));
+    }
+
+    #[test]
+    fn a_reason_is_told_once_for_all_its_sides() {
+        let why = || Value::NotRun("no KVM".to_owned());
+        let none = findings(&[("a", Kind::Vm, why()), ("b", Kind::Vm, why())]);
+        let rule = r#"{"figure":"start.gone","sides":["vms"],"at_most":"1 s"}"#;
+        let judged = judged_by(rule, Emulated::None, &none);
+        assert!(
+            judged
+                .verdict
+                .to_string()
+                .ends_with(": a; b: not run: no KVM")
+        );
+        assert!(judged.in_question);
+        let mixed = r#"{"figure":"start.gone","sides":["containers"],"at_most":"1 s"}"#;
+        let judged = judged_by(mixed, Emulated::None, &usual());
+        assert_eq!(judged.evidence.last().unwrap(), "not measured: podman");
+        assert_eq!(judged.verdict, Verdict::Holds);
     }
 
     #[test]

@@ -26,7 +26,8 @@
 //!                     "rows": [ { "name": ..., "cells": [...], "remark": ... } ] } ] } ],
 //!     "claims": [ { "claim": { "id": ..., "rule": {...} }, "rule": "in words", "evidence": [...],
 //!                   "verdict": "holds" or "does_not_hold" or { "holds_only_for": [...] }
-//!                              or { "cannot_be_judged": "why" } } ] }
+//!                              or { "cannot_be_judged": "why" },
+//!                   "in_question": whether its topic was measured } ] }
 //! ```
 //!
 //! `samples` has a value for each round, null where a round was cut off or gave none. With

@@ -34,10 +34,11 @@ pub fn render(report: &Report) -> String {
         .map(plain);
         add!(text, "| {} |", cells.join(" | "));
     }
-    for absent in &report.absent {
-        let why = format!("not run: {}", absent.reason);
-        let cells = [&absent.name, words::kind(absent.kind), "", &why].map(plain);
-        add!(text, "| {} |", cells.join(" | "));
+    if !report.absent.is_empty() {
+        text.push('\n');
+    }
+    for absent in words::all_absent(&report.absent) {
+        add!(text, "- {}", plain(&absent));
     }
     for findings in &report.findings {
         topic(&mut text, report, findings);

@@ -67,36 +67,24 @@ fn heading(page: &mut String, report: &Report) {
 }
 
 fn sides(page: &mut String, report: &Report) {
-    page.push_str(
-        "<div class=\"scroll\"><table>\n<thead><tr><th>side</th><th>what it is</th><th>version</th>\
-         <th>how it is run</th></tr></thead>\n",
-    );
-    let mut row = |name: &str, kind, version: &str, how: &str| {
+    page.push_str("<ul class=\"sides\">\n");
+    for side in &report.sides {
+        let name = format!("{} ({})", side.name, words::kind(side.kind));
+        let notes = side.notes.iter();
+        let notes = notes.map(|note| format!("<br><span class=\"soft\">{}</span>", escape(note)));
         add!(
             page,
-            "<tr><td>{}</td><td>{}</td><td class=\"words\">{}</td><td class=\"words\">{how}</td></tr>",
-            escape(name),
-            words::kind(kind),
-            escape(version)
-        );
-    };
-    for side in &report.sides {
-        let notes = side
-            .notes
-            .iter()
-            .map(|note| format!("<br>{}", escape(note)));
-        let how = format!(
-            "<code>{}</code>{}",
+            "<li><strong>{}</strong> {}<br><code>{}</code>{}</li>",
+            escape(&name),
+            escape(&side.version),
             escape(&side.command),
             notes.collect::<String>()
         );
-        row(&side.name, side.kind, &side.version, &how);
     }
-    for absent in &report.absent {
-        let how = format!("not run: {}", escape(&absent.reason));
-        row(&absent.name, absent.kind, "", &how);
+    for absent in words::all_absent(&report.absent) {
+        add!(page, "<li>{}</li>", escape(&absent));
     }
-    page.push_str("</table></div>\n");
+    page.push_str("</ul>\n");
 }
 
 fn topic(page: &mut String, report: &Report, findings: &Findings) {
@@ -199,9 +187,13 @@ fn numbers(page: &mut String, figure: &Figure, scale: Scale) {
             cells.collect::<String>()
         );
     }
+    let brackets = match words::middle(figure) {
+        "median" => "; in brackets the middle half of the ratios, round by round",
+        _ => "",
+    };
     add!(
         page,
-        "</table></div>\n<p class=\"soft\">{}; in brackets the middle half of the ratios, round by round.</p>",
+        "</table></div>\n<p class=\"soft\">{}{brackets}</p>",
         words::columns(figure)
     );
 }

@@ -55,9 +55,8 @@ fn heading(report: &Report) -> String {
             text += &wrap(note, WIDTH, "    - ", "      ");
         }
     }
-    for absent in &report.absent {
-        let line = format!("{}: not run: {}", absent.name, absent.reason);
-        text += &wrap(&line, WIDTH, "  ", "    ");
+    for absent in words::all_absent(&report.absent) {
+        text += &wrap(&absent, WIDTH, "  ", "      ");
     }
     text
 }
@@ -192,7 +191,13 @@ fn word_table(table: &Table) -> String {
 fn claims(claims: &[Judged]) -> String {
     let mut text = String::from("\nclaims of lecture notes\n=======================\n");
     text += &wrap(&words::tally(claims), WIDTH, "", "");
-    for (first, all) in words::by_rule(claims) {
+    let other = claims.iter().filter(|judged| !judged.in_question).count();
+    if other > 0 {
+        let line = format!("{other} are about topics that were not measured, and left out here.");
+        text += &wrap(&line, WIDTH, "", "");
+    }
+    let groups = words::by_rule(claims).into_iter();
+    for (first, all) in groups.filter(|(first, _)| first.in_question) {
         text += &wrap(&first.claim.says, WIDTH, "\n* ", "  ");
         for judged in all {
             let claim = &judged.claim;
@@ -278,6 +283,29 @@ mod tests {
             line(&table, "crun").contains("cut off before its turn"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn claims_stand_with_rule_and_verdict() {
+        let mut report = testing::judged();
+        let text = render(&report);
+        let claim = "\"return 60\"";
+        let rest = text
+            .split_once(claim)
+            .unwrap()
+            .1
+            .split("\n\n")
+            .next()
+            .unwrap();
+        assert!(
+            rest.contains("rule: start.first-output of vms: at least 60 s"),
+            "{rest}"
+        );
+        assert!(rest.ends_with("=> does not hold"), "{rest}");
+        report.findings.remove(0);
+        report.claims = report.judge(&crate::compare::claims::Claims::load(None).unwrap());
+        let text = render(&report);
+        assert!(!text.contains(claim) && text.contains("topics that were not measured"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::bench::host::Host;
 use crate::compare::claims::{Judged, Verdict};
 use crate::compare::finding::{Figure, Findings, Line, Row, Unit, Value};
 use crate::compare::relation::{self, Range, Relation};
-use crate::compare::side::Kind;
+use crate::compare::side::{Absent, Kind};
 
 /// A unit that suits a figure's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,20 +157,35 @@ pub fn missing(line: &Line) -> Option<String> {
     }
 }
 
-/// Why lines have no figure, each reason once, with the sides it holds for.
-pub fn all_missing(figure: &Figure) -> Vec<String> {
+/// Sides and reasons, each reason once.
+pub fn by_reason<'a>(all: impl Iterator<Item = (&'a str, String)>) -> Vec<String> {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    for line in &figure.lines {
-        let Some(why) = missing(line) else { continue };
+    for (side, why) in all {
         match groups.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, sides)) => sides.push(&line.side),
-            None => groups.push((why, vec![&line.side])),
+            Some((_, sides)) => sides.push(side),
+            None => groups.push((why, vec![side])),
         }
     }
     let told = groups
         .iter()
         .map(|(why, sides)| format!("{}: {why}", sides.join("; ")));
     told.collect()
+}
+
+/// Why lines have no figure.
+pub fn all_missing(figure: &Figure) -> Vec<String> {
+    let lines = figure.lines.iter();
+    by_reason(lines.filter_map(|line| Some((line.side.as_str(), missing(line)?))))
+}
+
+/// Why sides are not there.
+pub fn all_absent(absent: &[Absent]) -> Vec<String> {
+    let why = |absent: &Absent| format!("not run: {}", absent.reason);
+    by_reason(
+        absent
+            .iter()
+            .map(|absent| (absent.name.as_str(), why(absent))),
+    )
 }
 
 /// What a figure's numbers and ratios are.
