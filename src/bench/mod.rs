@@ -10,6 +10,7 @@
 //! Read next: [`subject`].
 
 pub mod subject;
+pub mod process;
 pub mod running;
 pub mod rounds;
 pub mod cold;

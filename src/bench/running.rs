@@ -3,18 +3,18 @@
 //! Read next: [`super::rounds`].
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Child;
 
 use regex_lite::Regex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use super::process::{Interrupt, Process, read};
 use super::subject::{Error, Line, Watch};
 use crate::console::signals::{Event, Signals, stop_self};
-use crate::timeline::child::{MeasuredChild, MeasuredRun, exit_code};
+use crate::timeline::child::MeasuredRun;
 use crate::timeline::{Nanos, now};
 
 /// A line is matched up to this length; a stream without line feeds must not fill memory.
@@ -27,68 +27,6 @@ const MAX_ERRORS: usize = 2048;
 const MAX_PIECES: usize = 16;
 /// How long a process that is asked to end may take, before it is killed.
 const GRACE: Nanos = 2_000_000_000;
-
-/// The process, by what is known of it.
-#[derive(Debug)]
-pub(super) enum Process {
-    /// cottage, which tells its instants.
-    Cottage(MeasuredChild),
-    /// Any other.
-    Other {
-        /// The process.
-        process: Child,
-        /// Just before it was spawned.
-        spawned: Nanos,
-    },
-}
-
-impl Process {
-    fn child(&mut self) -> &mut Child {
-        match self {
-            Self::Cottage(child) => &mut child.process,
-            Self::Other { process, .. } => process,
-        }
-    }
-
-    fn spawned(&self) -> Nanos {
-        match self {
-            Self::Cottage(child) => child.spawned,
-            Self::Other { spawned, .. } => *spawned,
-        }
-    }
-
-    /// Waits for its end: when, its status, and what cottage told.
-    fn wait(self) -> Result<(Nanos, u8, Option<MeasuredRun>), Error> {
-        match self {
-            Self::Cottage(child) => {
-                let run = child.wait()?;
-                Ok((run.gone, run.exit_code(), Some(run)))
-            }
-            Self::Other { mut process, .. } => {
-                let status = process.wait().map_err(Error::Watch)?;
-                Ok((now(), exit_code(status), None))
-            }
-        }
-    }
-}
-
-/// Why watching ended early.
-pub(crate) enum Interrupt {
-    /// A signal asks this process to end.
-    Signal(u8),
-    /// The time is up.
-    Late,
-    /// The process ended, and was to go on; what it said.
-    Ended(String),
-    /// The host refused something.
-    Host(io::Error),
-}
-
-impl From<rustix::io::Errno> for Interrupt {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::Host(errno.into())
-    }
-}
 
 /// A run under way.
 #[derive(Debug)]
@@ -439,20 +377,4 @@ struct Ready {
     signals: bool,
     output: bool,
     errors: bool,
-}
-
-/// Reads what is there; `None` if nothing is, and then, if it has ended, there is no stream left.
-fn read(stream: &mut Option<File>, piece: &mut [u8]) -> Option<usize> {
-    match stream.as_mut()?.read(piece) {
-        Ok(0) => {
-            *stream = None;
-            None
-        }
-        Ok(n) => Some(n),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-        Err(_) => {
-            *stream = None;
-            None
-        }
-    }
 }

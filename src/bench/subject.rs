@@ -3,7 +3,7 @@
 //! The clock is this process's, from just before the subject is spawned: to the arrival of its
 //! output in this process's pipe, and to the moment it was found gone. That is the same for every
 //! subject; what cottage tells of itself (its instants and VM exits) comes on top.
-//! Read next: [`super::running`].
+//! Read next: [`super::process`].
 
 use std::ffi::OsString;
 use std::io;
@@ -13,7 +13,8 @@ use std::process::{Command, Stdio};
 
 use regex_lite::Regex;
 
-use super::running::{Interrupt, Process, Running};
+use super::process::{Interrupt, Process};
+use super::running::Running;
 use crate::console::signals::Signals;
 use crate::timeline::child::{self, MeasuredChild, MeasuredRun};
 use crate::timeline::{Nanos, now};

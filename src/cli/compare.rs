@@ -1,6 +1,6 @@
 //! Flags of `cottage compare`.
 //!
-//! Read next: [`crate::config`].
+//! Read next: [`super::machine`].
 
 use std::path::PathBuf;
 

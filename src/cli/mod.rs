@@ -2,7 +2,7 @@
 //!
 //! Only parsing and `--help`; no file is opened here and nothing is decided. What the flags mean
 //! is [`crate::config`]'s business.
-//! Read next: [`machine`].
+//! Read next: [`compare`].
 
 pub mod compare;
 pub mod machine;

@@ -8,8 +8,9 @@
 use std::process::Stdio;
 
 use super::session::Session;
+use crate::bench::process::Interrupt;
 use crate::bench::rounds::Pinned;
-use crate::bench::running::{Interrupt, Running};
+use crate::bench::running::Running;
 use crate::bench::subject::{Error, Sample, Subject, Watch};
 use crate::outcome::with_causes;
 use crate::timeline::{Nanos, now};

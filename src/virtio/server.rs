@@ -225,13 +225,11 @@ impl Server {
                 notified = self.device.wait();
             }
             while notified != 0 {
-                // From the last queue to the first: a card sends before it receives, and the answers to
-                // what it sent come in with the rest.
-                let index = notified.ilog2();
-                if !self.serve(index as usize, TURN) {
+                let index = notified.trailing_zeros() as usize;
+                if !self.serve(index, TURN) {
                     self.notified.fetch_or(1 << index, Ordering::Release);
                 }
-                notified &= !(1 << index);
+                notified &= notified - 1;
             }
         }
     }

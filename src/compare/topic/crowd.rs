@@ -9,6 +9,7 @@
 //!
 //! Sources: Linux `Documentation/filesystems/proc.rst`, "/proc/PID/smaps_rollup" and "meminfo";
 //! `Documentation/admin-guide/cgroup-v2.rst`, memory.current.
+//! Read next: [`super::memory`].
 
 use std::fs;
 use std::io;

@@ -4,6 +4,7 @@
 //! beside that runtime on the host, and beside the same guest without a container. Once from nothing to
 //! the first output, and once in a guest that runs already; always on the host's clock, since a guest's
 //! says nothing about the host's. Then what the program in it sees.
+//! Read next: [`crate::compare::scratch`].
 
 use std::ffi::OsString;
 

@@ -4,6 +4,7 @@
 //! byte of the probe's output in this process's pipe; and to the moment the process was found gone.
 //! The same on every side; what is split further is told by whoever knows: cottage its own instants,
 //! the probe the time at which it was entered, where its clock is the host's.
+//! Read next: [`super::crowd`].
 
 use super::Findings;
 use crate::bench::subject::Sample;

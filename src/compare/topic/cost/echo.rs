@@ -1,7 +1,7 @@
 //! The probe as a server on the host, the far end of network round trips.
 //!
 //! It listens on all addresses, for sides reach the host by different ones, and answers only peers of
-//! private networks; it lives as long as the measurement. Read next: [`crate::compare::scratch`].
+//! private networks; it lives as long as the measurement. Read next: [`crate::compare::topic::guest`].
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
