@@ -11,7 +11,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,16 @@ fn wait_until(mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// The same, and the comparison goes on until then.
+#[track_caller]
+fn wait_while(running: &mut Child, mut ready: impl FnMut() -> bool) {
+    wait_until(|| {
+        let ended = running.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended with {ended:?}");
+        ready()
+    });
+}
+
 fn send(signal: &str, process: u32) {
     let words = [format!("-{signal}"), process.to_string()];
     assert!(Command::new("kill").args(words).status().unwrap().success());
@@ -308,7 +318,7 @@ fn interrupted_comparison_reports_what_it_has_and_leaves_nothing() {
             .count()
             == 3
     };
-    wait_until(hangs);
+    wait_while(&mut running, hangs);
     send("INT", running.id());
     let status = running.wait().unwrap();
     assert_eq!(status.code(), Some(130));
@@ -331,7 +341,7 @@ fn interrupted_search_ends_at_once() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until(|| Path::new(&begun).exists());
+    wait_while(&mut running, || Path::new(&begun).exists());
     send("TERM", running.id());
     assert_eq!(running.wait().unwrap().code(), Some(143));
     place.expect_nothing_left();
@@ -351,7 +361,7 @@ fn next_comparison_cleans_up_after_one_that_was_killed() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until(|| Path::new(&hangs).exists());
+    wait_while(&mut running, || Path::new(&hangs).exists());
     send("KILL", running.id());
     running.wait().unwrap();
     let left = format!("tmp/cottage-compare-{}", running.id());

@@ -26,7 +26,7 @@ pub fn without(trial: &mut Trial<'_>) -> Option<Vec<String>> {
         return None;
     }
     let folder = trial.scratch.folder().join("namespace");
-    let file = folder.join("mnt");
+    let (file, made) = (folder.join("mnt"), folder.join("made"));
     let [place, name] = [&folder, &file].map(|path| path.to_string_lossy().into_owned());
     if !folder.exists() {
         fs::create_dir(&folder).ok()?;
@@ -49,6 +49,11 @@ pub fn without(trial: &mut Trial<'_>) -> Option<Vec<String>> {
         trial.run(&private, LIMIT).ok()?;
         File::create(&file).ok()?;
         trial.run(&unshare, LIMIT).ok()?;
+        File::create(&made).ok()?;
+    }
+    // What failed once is not tried for the next runtime.
+    if !made.exists() {
+        return None;
     }
     Some(words(&["nsenter", &format!("--mount={name}"), "--"]))
 }
