@@ -112,13 +112,18 @@ impl Running {
         self.process.wait()
     }
 
-    /// Whether its process is gone; it may be waited for.
+    /// Whether its process is gone; it has still to be waited for.
     pub(crate) fn has_ended(&mut self) -> bool {
-        // One that cannot be asked for is somebody else's by now.
-        self.process
-            .child()
-            .try_wait()
-            .map_or(true, |status| status.is_some())
+        let Some(pid) = self.pid() else { return true };
+        let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return true;
+        };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&at_once));
+        matches!(ended, Ok(1..))
     }
 
     fn pid(&mut self) -> Option<Pid> {

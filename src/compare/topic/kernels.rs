@@ -272,7 +272,10 @@ fn panic_table(end: &End, asked: [usize; 3], first: &Identity, last: &Identity) 
 fn memory(session: &mut Session<'_>) -> Table {
     let flags: [OsString; 2] = ["--memory".into(), LIMIT.0.into()];
     let shell = ["/bin/sh", "-c", MEMORY];
-    let mut seen = vec![("this machine".to_owned(), (total_memory(), String::new()))];
+    let mut seen = vec![(
+        "this machine".to_owned(),
+        (total_memory(), "no limit was set".to_owned()),
+    )];
     let cells = |sample: Result<Sample, String>| match sample {
         Ok(sample) => limits(sample.lines.first().map_or("", |line| line.text.as_str())),
         Err(why) => (format!("not run: {why}"), String::new()),
