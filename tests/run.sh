@@ -163,15 +163,20 @@ for program in passt curl; do
 done
 
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
-# up to three times, and the log says so. Any other failure stands.
+# up to three times, and the log says so. Any other failure stands. What a suite said in a machine that
+# froze is marked, so that nobody takes it for a result.
 testbed_or_again() {
-	local status attempt
+	local status attempt said
+	said=$(mktemp)
 	for attempt in 1 2 3; do
 		status=0
-		"$@" || status=$?
+		"$@" >"$said" 2>&1 || status=$?
 		((status == 124)) || break
+		sed 's/^/frozen: /' "$said"
 		echo "THE TESTBED FROZE, attempt $attempt of 3"
 	done
+	cat "$said"
+	rm -f "$said"
 	return "$status"
 }
 export -f testbed_or_again

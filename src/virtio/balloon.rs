@@ -6,7 +6,7 @@
 //!   and names them. It takes them back on its own when memory runs short (DEFLATE_ON_OOM).
 //!
 //! - **Statistics**: the guest tells how its memory is used, once a second: the buffer that it told
-//!   it in last is what it is asked again by ([`Figures`]).
+//!   it in last is what it is asked again by (`Figures`).
 //!
 //! Nothing is unmapped: a page that is given back is RAM as before, and reads zeros. A guest that
 //! names pages it still uses loses what it had there, and nobody else does. Only whole pages go.

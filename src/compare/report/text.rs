@@ -1,4 +1,4 @@
-//! The report for the terminal: tables of at most [`WIDTH`] columns.
+//! The report for the terminal: tables of at most `WIDTH` columns.
 //!
 //! A side is a row, so that any number of them fits. Tables in words are turned: under each property
 //! its values, each with the sides that have it, which shows at a glance who shares the host's kernel.
