@@ -312,7 +312,7 @@ mod tests {
         find_from(
             named.map(Into::into),
             program,
-            Path::new("/work/x"),
+            Path::new("/elsewhere/x"),
             is_file,
         )
     }
@@ -321,7 +321,7 @@ mod tests {
     fn testbed_is_sought_beside_the_program_then_above_the_folder() {
         let (clone, work) = (
             "/clone/tests/testbed/runtimes.sh",
-            "/work/tests/testbed/runtimes.sh",
+            "/elsewhere/tests/testbed/runtimes.sh",
         );
         assert_eq!(find_among(None, &[work, clone]).unwrap(), Path::new(clone));
         assert_eq!(find_among(None, &[work]).unwrap(), Path::new(work));
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn missing_testbed_is_told_with_what_to_do() {
         let error = find_among(None, &[]).unwrap_err().to_string();
-        for part in ["/work/x", "make testbed", "COTTAGE_TESTBED"] {
+        for part in ["/elsewhere/x", "make testbed", "COTTAGE_TESTBED"] {
             assert!(error.contains(part), "{error}");
         }
         let error = find_among(Some("/nowhere"), &[]).unwrap_err().to_string();
