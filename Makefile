@@ -38,20 +38,21 @@ boot: cottage ## from nothing to a Linux shell: install, build, run (in the test
 	fi; \
 	[ "$${status:-0}" -lt 110 ] || exit "$$status" # below: what the last command in the shell left
 
-# The single file: the VMM with kernel, initramfs, init and probe as ELF sections, which it reads from
+# The single file: the VMM with its tools, kernel, initramfs, init and probe as ELF sections, which it reads from
 # /proc/self/exe. The sections are not loaded with the program; each starts on a page, so that it can
 # be mapped (objcopy aligns only sections that are already there, hence twice).
 #
 # The full kernel goes in if it is there, for machines with virtio devices: it takes three times as
 # long to build as everything else, and a first `make boot` should not wait for it.
 full_kernel = $(wildcard $(images)/full/vmlinux)
-sections = kernel initramfs init probe $(if $(full_kernel),kernel-full)
+sections = tools kernel initramfs init probe $(if $(full_kernel),kernel-full)
 
 cottage: vmm-only kernel-tiny initramfs ## build/cottage, one file that holds VMM, kernel and initramfs
-	@newest=$$(ls -t $(release)/cottage $(images)/tiny/vmlinux $(full_kernel) $(images)/initramfs.cpio $(images)/init $(images)/probe Makefile | head -n 1); \
+	@newest=$$(ls -t $(release)/cottage $(release)/cottage-tools $(images)/tiny/vmlinux $(full_kernel) $(images)/initramfs.cpio $(images)/init $(images)/probe Makefile | head -n 1); \
 	if [ ! $(cottage) -nt "$$newest" ]; then \
 	  mkdir -p build; \
 	  objcopy \
+	    --add-section .cottage.tools=$(release)/cottage-tools \
 	    --add-section .cottage.kernel=$(images)/tiny/vmlinux \
 	    --add-section .cottage.initramfs=$(images)/initramfs.cpio \
 	    --add-section .cottage.init=$(images)/init \

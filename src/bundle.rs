@@ -1,16 +1,18 @@
-//! The guest that travels inside the program file.
+//! The guest, and the tools, that travel inside the program file.
 //!
-//! `make cottage` adds the default kernel, initramfs and init to the release binary as ELF
-//! sections that are never mapped. They are read from `/proc/self/exe` straight into guest memory:
-//! no copy of ours, no page faults on a mapping, and the program stays one file.
+//! `make cottage` adds the default kernel, initramfs, init and the tools to the release binary as ELF
+//! sections that are never mapped. They are read from `/proc/self/exe`, the guest straight into its
+//! memory: no copy of ours, no page faults on a mapping, and the program stays one file.
 //! `readelf -S cottage` shows them.
 //!
 //! Source: `[elf]` System V ABI, chapter 4, "Sections".
 //! Read next: [`crate::boot`].
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::boot::blob::Blob;
 
@@ -24,9 +26,24 @@ pub const INITRAMFS: &str = ".cottage.initramfs";
 pub const INIT: &str = ".cottage.init";
 /// Section of the program that `compare` runs on every side.
 pub const PROBE: &str = ".cottage.probe";
+/// Section of the program that `cottage` becomes for all but plain `run` ([`crate::tools`]).
+pub const TOOLS: &str = ".cottage.tools";
 
-/// The program's own file.
-const SELF: &str = "/proc/self/exe";
+/// This process's program file: also found after it was replaced or moved.
+pub const SELF: &str = "/proc/self/exe";
+
+/// The file that stands for cottage where this process is another program.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// The file that is cottage: VMM, guest and tools. This process's own, unless it is a tool.
+pub fn program() -> &'static Path {
+    PROGRAM.get().map_or(Path::new(SELF), PathBuf::as_path)
+}
+
+/// Says, once and first of all, which file is cottage: this process's own has no guest.
+pub fn stand_for(program: PathBuf) {
+    let _said_already = PROGRAM.set(program);
+}
 
 // [elf] figure 4-3, Elf64_Ehdr, and figure 4-8, Elf64_Shdr
 const EHDR_SIZE: usize = 64;
@@ -42,7 +59,7 @@ const SH_SIZE: usize = 0x20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading failed.
-    #[error("Cannot read the guest inside {SELF}")]
+    #[error("Cannot read the guest inside {}", program().display())]
     Read(#[from] io::Error),
     /// A build without guest.
     #[error(
@@ -58,7 +75,10 @@ pub enum Error {
         instead: &'static str,
     },
     /// The file's section table cannot be right.
-    #[error("{SELF} is damaged: {what} {value:#x} cannot be right; copy the program again")]
+    #[error(
+        "{} is damaged: {what} {value:#x} cannot be right; copy the program again",
+        program().display()
+    )]
     Damaged {
         /// Which field.
         what: &'static str,
@@ -82,7 +102,7 @@ impl Bundle {
     /// # Errors
     /// [`Error::Read`] or [`Error::Damaged`].
     pub fn open() -> Result<Self, Error> {
-        Self::of_file(File::open(SELF)?)
+        Self::of_file(File::open(program())?)
     }
 
     fn of_file(file: File) -> Result<Self, Error> {
@@ -170,6 +190,20 @@ impl Bundle {
         self.section(PROBE, "probe", "cottage", instead)
     }
 
+    /// The tools as a program file, ready to be read; `None` in a build without.
+    ///
+    /// # Errors
+    /// [`Error::Read`] or [`Error::Damaged`].
+    pub fn tools(&self) -> Result<Option<impl Read + use<>>, Error> {
+        let Some(header) = self.header(TOOLS) else {
+            return Ok(None);
+        };
+        let (offset, size) = self.range(header)?;
+        let mut file = self.file.try_clone()?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Some(file.take(size)))
+    }
+
     fn section(
         &self,
         name: &str,
@@ -177,10 +211,7 @@ impl Bundle {
         target: &'static str,
         instead: &'static str,
     ) -> Result<Blob, Error> {
-        let header = self
-            .headers()
-            .find(|header| self.name(header) == name.as_bytes());
-        let header = header.ok_or(Error::Absent {
+        let header = self.header(name).ok_or(Error::Absent {
             what,
             target,
             instead,
@@ -192,6 +223,11 @@ impl Bundle {
             size,
             format!("the built-in {what}"),
         ))
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers()
+            .find(|header| self.name(header) == name.as_bytes())
     }
 
     fn headers(&self) -> impl Iterator<Item = &[u8]> {

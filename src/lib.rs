@@ -47,11 +47,17 @@ pub mod status;
 // 10. When what happened, and who took the time.
 pub mod timeline;
 
-// 11. The same many times, beside other programs.
+// 11. Looking on while a machine runs.
+pub mod watch;
+
+// 12. The same many times, beside other programs.
 pub mod bench;
 
-// 12. The same beside containers.
+// 13. The same beside containers.
 pub mod compare;
 
-// 13. Whether this host can do all that.
+// 14. Whether this host can do all that.
 pub mod doctor;
+
+// 15. All of it but booting, as a program of its own.
+pub mod tools;

@@ -62,6 +62,7 @@ use crate::virtio::Device;
 use crate::virtio::attach::{self, Sockets};
 use crate::virtio::console::{Console, Port};
 use crate::virtio::mmio::Transport;
+use crate::watch::Watch;
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -123,11 +124,12 @@ impl Error {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes; `timeline` gets the instants between the steps.
+    /// Builds the machine that `config` describes; `timeline` gets the instants between the steps,
+    /// and `watch` looks on.
     ///
     /// # Errors
     /// [`Error`], before anything has run.
-    pub fn build(config: &VmConfig, timeline: &Arc<Timeline>) -> Result<Self, Error> {
+    pub fn build(config: &VmConfig, timeline: &Arc<Timeline>, watch: Watch) -> Result<Self, Error> {
         // 1. Files, disks and networks, which may be refused; memory, and what the guest finds in it.
         let files = memory::mapped::map_all(&config.pmems, config.memory)?;
         let devices = attach::open(config, &files, say)?;
@@ -142,7 +144,6 @@ impl Machine {
             timeline.note(Stage::KvmOpened);
             kvm.check_vcpus(config.vcpus)?;
             let vm = kvm.create_vm(memory.clone())?.with_files(files);
-            timeline.note(Stage::VmCreated);
             let vm = make_vm(&kvm, vm, chip, timeline)?;
             let processors = make_vcpus(&kvm, &vm, config.vcpus, timeline)?;
             Ok::<_, kvm::Error>((vm, processors))
@@ -183,6 +184,7 @@ impl Machine {
             control,
             memory,
             timeline: timeline.clone(),
+            watch,
         });
         Ok(Self {
             vcpus,
@@ -300,6 +302,7 @@ fn while_filling<T>(
 
 /// Gives the VM its memory and its part of the interrupt controllers.
 fn make_vm(kvm: &Kvm, vm: Vm, chip: Irqchip, timeline: &Timeline) -> Result<Arc<Vm>, kvm::Error> {
+    timeline.note(Stage::VmCreated);
     vm.give_memory().or_else(|refused| {
         // Linux 6.1 refuses a slot beyond the processor's addresses by a bare EINVAL. Where KVM takes
         // it, make_vcpus finds out.

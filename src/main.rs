@@ -1,28 +1,28 @@
-//! The `cottage` program: parse, check, build, run, exit code.
+//! The `cottage` program: parse, check, build, run, exit code. For whatever is more than a plain run, it
+//! becomes the tools.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use cottage::bench;
 use cottage::cli::{Command, RunArgs};
-use cottage::compare;
 use cottage::config::VmConfig;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
 use cottage::machine::{self, Machine};
 use cottage::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
-use cottage::timeline::{Measure, Stage, Timeline, now, record, report};
+use cottage::timeline::{Measure, Stage, Timeline, now, record};
+use cottage::tools;
+use cottage::watch::Watch;
 
 fn main() -> ExitCode {
     let entered = now();
     install_panic_hook(VMM_FAILURE);
     let words: Vec<_> = std::env::args_os().collect();
     let code = match Command::parse(&words) {
-        Ok(Command::Run(args)) => run(&args, entered),
-        Ok(Command::Bench(args)) => bench::main(&args),
-        Ok(Command::Compare(args)) => compare::main(&args),
+        Ok(Command::Run(args)) if !args.needs_tools() => run(&args, entered),
         Ok(Command::Doctor) => doctor::main(),
+        Ok(_) => fail(&tools::become_them(&words), VMM_FAILURE),
         Err(error) => {
             let _nobody_listens = error.print();
             if error.use_stderr() { USER_ERROR } else { 0 }
@@ -39,10 +39,6 @@ fn run(args: &RunArgs, entered: u64) -> u8 {
     if let Err(error) = args.check_report() {
         return fail(&error, USER_ERROR);
     }
-    if args.record_fd.is_none() && (args.timeline.is_some() || args.exits) {
-        // A process sees neither its own exec nor its own end: a child runs the machine.
-        return report::run(args).unwrap_or_else(|error| fail(&error, error.exit_code()));
-    }
     let timeline = Arc::new(Timeline::measuring(Measure {
         exits: args.record_fd.is_some(),
         memory: args.record_memory,
@@ -58,7 +54,7 @@ fn run(args: &RunArgs, entered: u64) -> u8 {
 }
 
 fn boot(config: &VmConfig, timeline: &Arc<Timeline>) -> u8 {
-    match Machine::build(config, timeline).and_then(Machine::run) {
+    match Machine::build(config, timeline, Watch::nobody()).and_then(Machine::run) {
         Ok(outcome) => {
             if let Some(message) = outcome.message() {
                 say(&message);

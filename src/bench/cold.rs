@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, fadvise};
 
-use crate::timeline::child::THIS_PROGRAM;
+use crate::bundle::program;
 
 /// On a disk by convention, unlike /tmp, which is the second choice. Source: Filesystem Hierarchy Standard 3.0, 5.15.
 const FOLDER: &str = "/var/tmp";
@@ -71,7 +71,7 @@ impl Copy {
         // A file that is open for writing cannot be run. And no name: nothing to clean up later.
         let file = File::open(&path);
         fs::remove_file(&path)?;
-        io::copy(&mut File::open(THIS_PROGRAM)?, &mut copy)?;
+        io::copy(&mut File::open(program())?, &mut copy)?;
         // On the disk, or its pages could not be dropped.
         copy.sync_all()?;
         Ok(Self { file: file? })

@@ -12,10 +12,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::boot::blob::{self, Blob};
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, program};
 use crate::config::{Source, VmConfig};
 use crate::doctor::{Verdict, diagnose, gather};
-use crate::timeline::child::THIS_PROGRAM;
 use crate::timeline::{Nanos, now};
 
 /// Clock ticks of `/proc` a second, USER_HZ, the same on all x86.
@@ -224,7 +223,7 @@ pub fn parts(config: &VmConfig) -> Result<Vec<Part>, blob::Error> {
     let (kernel, initramfs) = (&config.kernel, &config.initramfs);
     let with_virtio = config.virtio_devices() > 0;
     let mut parts = Vec::new();
-    let this = Blob::open(Path::new(THIS_PROGRAM))?;
+    let this = Blob::open(program())?;
     let version = Some(env!("CARGO_PKG_VERSION").to_owned());
     parts.push(part("cottage", &this, "this program", |_| version)?);
     // A build without a guest says so when it boots.

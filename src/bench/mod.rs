@@ -1,4 +1,4 @@
-//! Chapter 11: `cottage bench`, the same boot many times, beside other programs.
+//! Chapter 12: `cottage bench`, the same boot many times, beside other programs.
 //!
 //! ```text
 //!   flags ─▶ Plan ─▶ rounds: subject, subject, … ─▶ samples ─▶ series ─▶ Report ─▶ text, JSON, SVG
@@ -28,11 +28,11 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use crate::bundle::program;
 use crate::cli::{BenchArgs, MachineArgs, ReportFormat};
 use crate::config::{self, VmConfig};
 use crate::console::words::say;
 use crate::outcome::{NO_STATUS, SIGNAL_BASE, USER_ERROR, VMM_FAILURE, with_causes};
-use crate::timeline::child::THIS_PROGRAM;
 use cold::{Cold, Copy};
 use host::{Host, Moment, Part};
 use report::{Measurement, Report};
@@ -231,7 +231,7 @@ fn plan(args: &BenchArgs, copy: Option<&Copy>) -> Result<(Plan, Vec<Part>), Erro
         let machine = with_command(&args.machine);
         let config = VmConfig::from_args(machine.clone())?;
         parts = host::parts(&config)?;
-        let program = copy.map_or_else(|| THIS_PROGRAM.into(), Copy::path);
+        let program = copy.map_or_else(|| program().into(), Copy::path);
         files.push(program.clone());
         files.extend(machine.kernel.iter().chain(&machine.initramfs).cloned());
         subjects.push(Subject::Cottage {

@@ -173,6 +173,11 @@ Examples:
 pub struct StrayWord(String);
 
 impl RunArgs {
+    /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
+    pub fn needs_tools(&self) -> bool {
+        self.record_fd.is_none() && (self.timeline.is_some() || self.exits)
+    }
+
     /// Refuses a FILE without a report.
     ///
     /// # Errors

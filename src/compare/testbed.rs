@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::bench::subject::quote;
+use crate::bundle::program;
 use crate::cli::compare::{CompareArgs, Place};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::console::words::say;
@@ -135,11 +136,6 @@ pub fn main(args: &CompareArgs, signals: &mut Signals) -> Result<u8, Error> {
     attend(child, signals).map_err(Error::Wait)
 }
 
-/// This program's file, as another process can open it.
-fn program() -> PathBuf {
-    env::current_exe().unwrap_or_else(|_| "cottage".into())
-}
-
 fn this_command_line() -> String {
     let words = env::args().skip(1).map(|word| quote(&word));
     format!("cottage {}", words.collect::<Vec<_>>().join(" "))
@@ -149,7 +145,7 @@ fn this_command_line() -> String {
 fn find() -> Result<PathBuf, Error> {
     let here = env::current_dir().unwrap_or_default();
     let named = env::var_os(REPOSITORY).map(PathBuf::from);
-    find_from(named, &program(), &here, Path::is_file)
+    find_from(named, program(), &here, Path::is_file)
 }
 
 fn find_from(

@@ -14,10 +14,10 @@
 use std::slice;
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
-    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_run,
+    KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_debug_exit_arch, kvm_run,
 };
 
 /// Why the guest stopped, with what is needed to answer.
@@ -64,6 +64,8 @@ pub enum VmExit<'a> {
     Interrupted,
     /// HLT; seen only while no local APIC is in KVM.
     Halt,
+    /// What a debugger has asked for with KVM_SET_GUEST_DEBUG: a breakpoint, a step, a watchpoint.
+    Debug(kvm_debug_exit_arch),
     /// Triple fault.
     Shutdown,
     /// The processor refused to enter the guest.
@@ -110,6 +112,11 @@ pub(super) fn decode(run: &mut kvm_run, run_size: usize) -> VmExit<'_> {
             // SAFETY: exit_reason KVM_EXIT_IOAPIC_EOI selects `eoi`; every bit pattern is valid.
             let eoi = unsafe { run.__bindgen_anon_1.eoi };
             VmExit::IoapicEoi { vector: eoi.vector }
+        }
+        KVM_EXIT_DEBUG => {
+            // SAFETY: exit_reason KVM_EXIT_DEBUG selects `debug`; every bit pattern is valid.
+            let debug = unsafe { run.__bindgen_anon_1.debug };
+            VmExit::Debug(debug.arch)
         }
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: exit_reason KVM_EXIT_FAIL_ENTRY selects `fail_entry`; all bits are valid.

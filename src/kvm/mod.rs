@@ -248,6 +248,7 @@ impl Vm {
         Ok(Vcpu {
             fd,
             run_size: self.fd.run_size(),
+            interrupted: false,
             _vm: self.clone(),
         })
     }
@@ -303,6 +304,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     /// Bytes mapped at the shared `kvm_run` page.
     run_size: usize,
+    /// The last run was ended by a signal, and left `kvm_run` as it was.
+    interrupted: bool,
     /// Dropped after `fd`; see [`Vm::give_memory`].
     _vm: Arc<Vm>,
 }
@@ -356,19 +359,42 @@ impl Vcpu {
         self.fd.set_sregs(sregs).map_err(failed("KVM_SET_SREGS"))
     }
 
-    /// Runs the guest until it needs us, and says why it stopped.
-    ///
-    /// An `in` or MMIO read is answered by writing into the exit's slice; KVM hands the bytes to
-    /// the guest when it is run again.
+    /// Runs the guest until it needs us; [`Vcpu::exit`] says why it stopped.
     ///
     /// # Errors
     /// The host's refusal to run. A signal is no error: [`VmExit::Interrupted`].
-    pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
-        match self.fd.run() {
-            // kvm-ioctls' own decoding drops the size of a port access; ours keeps it.
-            Ok(_) => Ok(exit::decode(self.fd.get_kvm_run(), self.run_size)),
-            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Ok(VmExit::Interrupted),
-            Err(e) => Err(failed("KVM_RUN")(e)),
+    pub fn enter(&mut self) -> Result<(), Error> {
+        self.interrupted = match self.fd.run() {
+            Ok(_) => false,
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => true,
+            Err(e) => return Err(failed("KVM_RUN")(e)),
+        };
+        Ok(())
+    }
+
+    /// Why the guest has stopped; the same answer until it is entered again.
+    ///
+    /// An `in` or MMIO read is answered by writing into the exit's slice; KVM hands the bytes to
+    /// the guest when it is run again.
+    pub fn exit(&mut self) -> VmExit<'_> {
+        if self.interrupted {
+            return VmExit::Interrupted;
         }
+        // kvm-ioctls' own decoding drops the size of a port access; ours keeps it.
+        exit::decode(self.fd.get_kvm_run(), self.run_size)
+    }
+
+    /// Runs the guest and says why it stopped: [`Vcpu::enter`] and [`Vcpu::exit`].
+    ///
+    /// # Errors
+    /// As [`Vcpu::enter`].
+    pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
+        self.enter()?;
+        Ok(self.exit())
+    }
+
+    /// The kvm-ioctls handle, for tools that need a call this chapter does not wrap.
+    pub fn fd(&mut self) -> &mut VcpuFd {
+        &mut self.fd
     }
 }

@@ -1,6 +1,6 @@
 //! Running cottage as a measured child process.
 //!
-//! The child is this very program with the same flags and `--record-fd`: it writes its
+//! The child is cottage with the same flags and `--record-fd`: it writes its
 //! [`Record`] there when the VM is gone. The parent knows what the child cannot: when it was
 //! spawned and when it was gone. Read next: [`super::chart`].
 
@@ -18,9 +18,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::record::{self, Malformed, Record};
 use super::{Nanos, now};
 use crate::outcome::SIGNAL_BASE;
-
-/// This program's file: also found after it was replaced or moved.
-pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// A run that could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +58,7 @@ pub struct MeasuredRun {
 
 impl MeasuredChild {
     /// Starts `program run` with `words`, the flags of `run` and perhaps `-- COMMAND`; the program
-    /// is [`THIS_PROGRAM`] or a copy. `configure` may set its streams.
+    /// is [`crate::bundle::program`] or a copy. `configure` may set its streams.
     ///
     /// `memory` has the child look at its memory use when the guest has ended; that takes time,
     /// which shows only after the guest's end.

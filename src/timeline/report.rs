@@ -2,7 +2,7 @@
 //!
 //! The child has the terminal, the streams and the exit status; this process only waits. A signal
 //! from the keyboard reaches both; one that is sent to this process alone is passed on.
-//! Read next: [`mod@crate::bench`].
+//! Read next: [`crate::watch`].
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use super::chart;
-use super::child::{self, MeasuredChild, MeasuredRun, THIS_PROGRAM};
+use super::child::{self, MeasuredChild, MeasuredRun};
+use crate::bundle::program;
 use crate::cli::{ReportFormat, RunArgs};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::outcome::{USER_ERROR, VMM_FAILURE};
@@ -59,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Error> {
     let mut signals = Signals::block().map_err(Error::Wait)?;
     let words = args.machine.to_words();
     // With this process's streams.
-    let child = MeasuredChild::spawn(Path::new(THIS_PROGRAM), &words, true, |_| {})?;
+    let child = MeasuredChild::spawn(program(), &words, true, |_| {})?;
     stand_by(&child, &mut signals)?;
     let run = child.wait()?;
     let text = render(args, &run);

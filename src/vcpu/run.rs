@@ -15,6 +15,7 @@ use crate::memory::GuestMemory;
 use crate::outcome::{Ending, with_causes};
 use crate::timeline::exits::Meter;
 use crate::timeline::{Stage, Timeline};
+use crate::watch::{Stand, Verdict, Watch};
 
 /// What a vCPU thread needs besides its vCPU; the same for all.
 #[derive(Debug)]
@@ -31,39 +32,54 @@ pub struct Board {
     pub memory: Arc<GuestMemory>,
     /// When what happened.
     pub timeline: Arc<Timeline>,
+    /// Who looks on.
+    pub watch: Watch,
 }
 
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
 pub fn run(id: u32, vcpu: &mut Vcpu, board: &Board) {
     let mut meter = Meter::for_thread(&board.timeline);
+    let watch = &board.watch;
     if id == 0 {
         board.timeline.note(Stage::GuestEntered);
     } else if let Err(error) = board.identity.give(vcpu, id) {
         board.control.stop(Ending::Failure(with_causes(&error)));
     }
     while !board.control.stopping() {
-        let stepped = step(vcpu, board, meter.as_mut());
+        watch.each(|by| by.entering(&mut Stand { id, vcpu, board }));
+        let stepped = step(id, vcpu, board, meter.as_mut());
         if let Some(meter) = &mut meter {
             meter.answered();
         }
         match stepped {
-            Ok(None) => {}
+            Ok(None) => watch.each(|by| by.answered(&mut Stand { id, vcpu, board })),
             Ok(Some(ending)) => {
+                watch.each(|by| by.crashed(&mut Stand { id, vcpu, board }, &ending));
                 board.timeline.note_once(Stage::GuestEnded);
                 board.control.stop(ending);
             }
             Err(error) => board.control.stop(Ending::Failure(with_causes(&error))),
         }
     }
+    watch.each(|by| by.left(id));
 }
 
 /// One entry into the guest and the answer to its exit.
 fn step(
+    id: u32,
     vcpu: &mut Vcpu,
     board: &Board,
     meter: Option<&mut Meter<'_>>,
 ) -> Result<Option<Ending>, Error> {
-    let exit = vcpu.run()?;
+    vcpu.enter()?;
+    if board.watch.is_on() {
+        match board.watch.exited(&mut Stand { id, vcpu, board }) {
+            Verdict::Answer => {}
+            Verdict::Taken => return Ok(None),
+            Verdict::End(ending) => return Ok(Some(ending)),
+        }
+    }
+    let exit = vcpu.exit();
     if let Some(meter) = meter {
         meter.exited(&exit, &board.ports, &board.mmio);
     }
@@ -93,6 +109,7 @@ fn step(
             let cause = crash::internal_error(suberror, &data);
             Some(crashed(&cause, vcpu, board))
         }
+        VmExit::Debug(_) => Some(crashed("a debug exit that nobody asked for", vcpu, board)),
         VmExit::Halt => Some(crashed("HLT left KVM, whose APIC should wait", vcpu, board)),
         VmExit::Unknown { reason } => {
             let cause = format!("KVM exit reason {reason}, which cottage does not ask for");

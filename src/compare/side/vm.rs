@@ -11,11 +11,10 @@ use std::path::{Path, PathBuf};
 use super::trial::{SECOND, Slot, Trial, Way, absent};
 use super::{Absent, Kind, Launch};
 use crate::bench::subject::Subject;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, program};
 use crate::doctor::{self, Verdict};
 use crate::outcome::with_causes;
 use crate::timeline::Nanos;
-use crate::timeline::child::THIS_PROGRAM;
 
 /// What sides are called.
 const NAMES: [&str; 3] = [
@@ -151,14 +150,14 @@ impl Launch for Machine {
         words.push("--".into());
         words.extend(command.iter().map(OsString::from));
         Ok(Subject::Cottage {
-            program: THIS_PROGRAM.into(),
+            program: program().into(),
             words,
         })
     }
 
     /// One file, with the kernels in it.
     fn installed(&self) -> Vec<PathBuf> {
-        fs::read_link(THIS_PROGRAM).into_iter().collect()
+        fs::canonicalize(program()).into_iter().collect()
     }
 }
 

@@ -7,10 +7,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::bench::subject::Subject;
+use crate::bundle::program;
 use crate::compare::finding::{Figure, Findings, Line, Unit, Value};
 use crate::compare::side::Kind;
 use crate::doctor::{self, Verdict};
-use crate::timeline::child::THIS_PROGRAM;
 
 /// The built-in full kernel: it is chosen for a machine with a virtio device, of which this is the
 /// smallest.
@@ -39,7 +39,7 @@ pub fn subject(flags: &[OsString], command: &[&str]) -> Subject {
     words.push("--".into());
     words.extend(command.iter().map(OsString::from));
     Subject::Cottage {
-        program: THIS_PROGRAM.into(),
+        program: program().into(),
         words,
     }
 }

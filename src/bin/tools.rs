@@ -1,0 +1,56 @@
+//! The `cottage-tools` program: everything of cottage's but plain `run` and `doctor`.
+//!
+//! `cottage` becomes it, with its own file's name as the zeroth word ([`cottage::tools`]).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use cottage::bench;
+use cottage::bundle;
+use cottage::cli::Command;
+use cottage::compare;
+use cottage::console::terminal::install_panic_hook;
+use cottage::console::words::say;
+use cottage::doctor;
+use cottage::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
+use cottage::timeline::report;
+
+fn main() -> ExitCode {
+    install_panic_hook(VMM_FAILURE);
+    // The kernel names a process after the file it is started from, which here is a descriptor.
+    let _only_looks = rustix::thread::set_name(c"cottage");
+    let words: Vec<_> = std::env::args_os().collect();
+    let Some(program) = words.first().filter(|program| !is_this_file(program)) else {
+        say(
+            "these are the tools of cottage, without a machine to run: type `cottage`, which starts them",
+        );
+        return ExitCode::from(USER_ERROR);
+    };
+    bundle::stand_for(program.into());
+    let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) => report::run(&args).unwrap_or_else(|error| {
+            say(&with_causes(&error));
+            error.exit_code()
+        }),
+        Ok(Command::Bench(args)) => bench::main(&args),
+        Ok(Command::Compare(args)) => compare::main(&args),
+        Ok(Command::Doctor) => doctor::main(),
+        Err(error) => {
+            let _nobody_listens = error.print();
+            if error.use_stderr() { USER_ERROR } else { 0 }
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Whether `program` is this process's own file, then started by hand; a name without a folder is.
+fn is_this_file(program: &OsStr) -> bool {
+    let number = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match (number(program.as_ref()), number(bundle::SELF.as_ref())) {
+        (Ok(named), Ok(own)) => named == own,
+        _ => true,
+    }
+}
