@@ -15,7 +15,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Licences that ask for nothing but their notice. A crate needs one of its alternatives here.
-const LICENCES: [&str; 5] = [
+const LICENCES: [&str; 6] = [
+    "0BSD",
     "Apache-2.0",
     "MIT",
     "BSD-3-Clause",

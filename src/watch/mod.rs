@@ -5,10 +5,12 @@
 //! that nobody watches pays one comparison at each of these places. The `cottage` program itself builds
 //! no observers; those are in its tools ([`crate::tools`]), which run the same machine.
 //!
+//! - [`code`]: machine code as text;
 //! - [`gate`]: brings all processors to a stand and asks them things.
 //!
-//! Read next: [`gate`].
+//! Read next: [`code`].
 
+pub mod code;
 pub mod gate;
 
 use std::fmt;
