@@ -12,6 +12,7 @@ pub mod config;
 pub mod outcome;
 
 // 2. The story: machine.rs is the page to start with.
+pub mod running;
 pub mod machine;
 
 // 3. KVM's half.

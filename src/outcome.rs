@@ -1,5 +1,5 @@
 //! How a run ends, and the exit status that says so. The table in README and `--help` is this.
-//! Read next: [`crate::machine`].
+//! Read next: [`crate::running`].
 
 use std::fmt;
 

@@ -15,7 +15,8 @@ use cottage::compare;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
-use cottage::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
+use cottage::outcome::{USER_ERROR, VMM_FAILURE};
+use cottage::running::fail;
 use cottage::timeline::report;
 
 fn main() -> ExitCode {
@@ -31,10 +32,9 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
-        Ok(Command::Run(args)) => report::run(&args).unwrap_or_else(|error| {
-            say(&with_causes(&error));
-            error.exit_code()
-        }),
+        Ok(Command::Run(args)) => {
+            report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
+        }
         Ok(Command::Bench(args)) => bench::main(&args),
         Ok(Command::Compare(args)) => compare::main(&args),
         Ok(Command::Doctor) => doctor::main(),
