@@ -21,8 +21,9 @@ use crate::timeline::{Nanos, now};
 const MAX_LINE: usize = 4096;
 /// What is kept of stdout, if it is wanted.
 const MAX_OUTPUT: usize = 256 << 10; // 256 KiB
-/// What is kept of stderr, for the message if the run fails.
-const MAX_ERRORS: usize = 2048;
+/// What is kept of stderr's beginning, where a program says what went wrong, and of its end, for the message
+/// if the run fails.
+const MAX_ERRORS: [usize; 2] = [1024, 2048];
 /// Pieces read from a stream before all others are looked at again.
 const MAX_PIECES: usize = 16;
 /// How long a process that is asked to end may take, before it is killed.
@@ -37,8 +38,12 @@ pub(crate) struct Running {
     errors: Option<File>,
     /// The line of output so far.
     line: Vec<u8>,
-    /// The end of stderr.
+    /// The beginning of stderr.
+    said_first: Vec<u8>,
+    /// The end of stderr, from where that ends.
     said: Vec<u8>,
+    /// What of it came between the two.
+    unsaid: usize,
     first_output: Option<Nanos>,
     matched: Option<Nanos>,
     /// Whole lines of output, if they are wanted.
@@ -65,7 +70,9 @@ impl Running {
             output,
             errors,
             line: Vec::new(),
+            said_first: Vec::new(),
             said: Vec::new(),
+            unsaid: 0,
             first_output: None,
             matched: None,
             lines: Vec::new(),
@@ -89,9 +96,12 @@ impl Running {
         std::mem::take(&mut self.lines)
     }
 
-    /// The end of its stderr, for the end of a sentence; or nothing.
+    /// Beginning and end of its stderr, for the end of a sentence; or nothing.
     pub(crate) fn said(&self) -> String {
-        match String::from_utf8_lossy(&self.said).trim() {
+        let gap = if self.unsaid > 0 { "\n...\n" } else { "" };
+        let [first, last] =
+            [&self.said_first, &self.said].map(|said| String::from_utf8_lossy(said));
+        match format!("{first}{gap}{last}").trim() {
             "" => String::new(),
             said => format!("; it said:\n{said}"),
         }
@@ -313,9 +323,15 @@ impl Running {
             let Some(n) = read(&mut self.errors, &mut piece) else {
                 return;
             };
-            self.said.extend_from_slice(piece.get(..n).unwrap_or(&[]));
-            let excess = self.said.len().saturating_sub(MAX_ERRORS);
+            let piece = piece.get(..n).unwrap_or(&[]);
+            let [most_first, most_last] = MAX_ERRORS;
+            let room = most_first - self.said_first.len();
+            let (first, last) = piece.split_at(room.min(piece.len()));
+            self.said_first.extend_from_slice(first);
+            self.said.extend_from_slice(last);
+            let excess = self.said.len().saturating_sub(most_last);
             self.said.drain(..excess);
+            self.unsaid += excess;
         }
     }
 
