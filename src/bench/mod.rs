@@ -11,6 +11,7 @@
 
 pub mod subject;
 pub mod process;
+pub mod said;
 pub mod running;
 pub mod rounds;
 pub mod cold;
