@@ -26,7 +26,7 @@
 //! Read next: [`blob`], then the modules in this order.
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod blob;
 pub mod identify;
 pub mod elf;

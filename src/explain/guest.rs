@@ -10,10 +10,19 @@ use vm_memory::GuestAddress;
 
 use super::fields::{number, text};
 use super::info::{self, Told};
-use crate::config::VmConfig;
+use crate::config::{Irqchip, VmConfig};
 use crate::loading::Filled;
 use crate::memory::GuestMemory;
 use crate::memory::layout::CMDLINE_MAX_SIZE;
+
+/// What the machine around a kernel depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Whether it is a Linux: then it has our initramfs, init and command line.
+    pub linux: bool,
+    /// Where the interrupt controllers are.
+    pub chip: Irqchip,
+}
 
 /// A guest whose memory is filled.
 #[derive(Debug)]
@@ -24,6 +33,8 @@ pub struct Guest<'a> {
     pub filled: &'a Filled,
     /// What was asked for.
     pub config: &'a VmConfig,
+    /// What its kernel is.
+    pub kernel: Kind,
     /// General-purpose registers.
     pub regs: kvm_regs,
     /// Segments and control registers: of the first processor; KVM's own values are zero here.
@@ -32,13 +43,18 @@ pub struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     /// A guest with this memory, which `filled` describes.
-    pub fn new(memory: &'a GuestMemory, filled: &'a Filled, config: &'a VmConfig) -> Self {
+    pub fn new(
+        memory: &'a GuestMemory,
+        (filled, kernel): (&'a Filled, Kind),
+        config: &'a VmConfig,
+    ) -> Self {
         let mut sregs = kvm_sregs::default();
         filled.entry.apply(&mut sregs);
         Self {
             memory,
             filled,
             config,
+            kernel,
             regs: *filled.entry.regs(),
             sregs,
         }

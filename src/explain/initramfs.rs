@@ -92,6 +92,10 @@ pub fn explain(guest: &Guest<'_>, section: &mut Section) {
         }
     ));
     section.table(&["offset", "bytes", "what"], found.rows);
+    if !guest.kernel.linux {
+        section.say("What it has to be is the kernel's business, which is no Linux.");
+        return;
+    }
     section.say(
         found
             .init

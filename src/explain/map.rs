@@ -15,14 +15,14 @@ use crate::memory::layout::{
     VIRTIO_WINDOW_SIZE,
 };
 
-/// Draws the memory of `guest`, in whose machine `chip` has the interrupt controllers.
-pub fn explain(guest: &Guest<'_>, chip: Irqchip, section: &mut Section) {
+/// Draws the memory of `guest`.
+pub fn explain(guest: &Guest<'_>, section: &mut Section) {
     section.say(format!(
         "{} of RAM. Addresses are guest-physical; to the host it is one mapping of cottage's, untouched \
          but where something lies.",
         size(guest.memory.size())
     ));
-    let mut ranges = borders(guest, chip);
+    let mut ranges = borders(guest);
     ranges.extend(things(guest));
     // What begins together: the outer one first.
     ranges.sort_by_key(|range| (range.start, !range.border, u64::MAX - range.end));
@@ -43,7 +43,7 @@ fn range(start: u64, end: u64, what: impl Into<String>) -> Range {
 }
 
 /// Where RAM and devices begin and end.
-fn borders(guest: &Guest<'_>, chip: Irqchip) -> Vec<Range> {
+fn borders(guest: &Guest<'_>) -> Vec<Range> {
     let told = guest.told();
     let ram = told.map.iter().map(|entry| {
         let end = entry.start.saturating_add(entry.len);
@@ -69,7 +69,7 @@ fn borders(guest: &Guest<'_>, chip: Irqchip) -> Vec<Range> {
             ranges.push(range(base, base + windows * VIRTIO_WINDOW_SIZE, what));
         }
     }
-    let who = match chip {
+    let who = match guest.kernel.chip {
         Irqchip::Split => "in cottage",
         Irqchip::Full => "in KVM",
     };

@@ -35,14 +35,14 @@ use std::io::{self, Write};
 use crate::boot::Blob;
 use crate::bundle::{self, Bundle};
 use crate::cli::explain::{ExplainArgs, ExplainFormat, Topic};
-use crate::config::{self, Irqchip, Source, VmConfig};
+use crate::config::{self, Source, VmConfig};
 use crate::console::words::say;
 use crate::loading::{self, Filled, Kernel, fill_seen};
 use crate::memory::{self, GuestMemory};
 use crate::outcome::{USER_ERROR, VMM_FAILURE, with_causes};
 use crate::timeline::Timeline;
 use file::Offers;
-use guest::Guest;
+use guest::{Guest, Kind};
 use page::{Page, Section};
 
 /// Why an explanation is not complete.
@@ -163,33 +163,36 @@ fn beyond_the_file(
     let mut ways = Section::new(Topic::Protocols, "The ways into it");
     protocols::explain(&offers, taken, &mut ways);
     page.sections.push(ways);
-    let (filled, chip) = filled?;
-    let guest = Guest::new(&memory, &filled, config);
+    let (filled, kind) = filled?;
+    let guest = Guest::new(&memory, (&filled, kind), config);
     for topic in topics {
-        page.sections.extend(of_guest(*topic, &guest, chip));
+        page.sections.extend(of_guest(*topic, &guest));
     }
     Ok(())
 }
 
-/// Fills `memory`; says also where the interrupt controllers are.
+/// Fills `memory`; says also what the kernel is.
 fn fill(
     kernel: Blob,
     config: &VmConfig,
     memory: &GuestMemory,
     seen: &mut dyn FnMut(&Blob),
-) -> Result<(Filled, Irqchip), loading::Error> {
+) -> Result<(Filled, Kind), loading::Error> {
     let kernel = match &config.kernel {
         // Not opened twice: it may be a pipe.
         Source::File(_) => Kernel::of(kernel, config)?,
         Source::BuiltIn => Kernel::look(config)?,
     };
-    let chip = kernel.irqchip(config);
+    let kind = Kind {
+        linux: kernel.is_linux(),
+        chip: kernel.irqchip(config),
+    };
     let filled = fill_seen(memory, config, kernel, (&Timeline::new(), seen))?;
-    Ok((filled, chip))
+    Ok((filled, kind))
 }
 
 /// What `topic` tells of a guest that is filled; nothing, if it is none of a guest's.
-fn of_guest(topic: Topic, guest: &Guest<'_>, chip: Irqchip) -> Option<Section> {
+fn of_guest(topic: Topic, guest: &Guest<'_>) -> Option<Section> {
     let title = match topic {
         Topic::File | Topic::Inside | Topic::Protocols => return None,
         Topic::Initramfs => "The initramfs",
@@ -205,7 +208,7 @@ fn of_guest(topic: Topic, guest: &Guest<'_>, chip: Irqchip) -> Option<Section> {
     match topic {
         Topic::File | Topic::Inside | Topic::Protocols => return None,
         Topic::Initramfs => initramfs::explain(guest, &mut section),
-        Topic::Memory => map::explain(guest, chip, &mut section),
+        Topic::Memory => map::explain(guest, &mut section),
         Topic::Cmdline => cmdline(guest, &mut section),
         Topic::Info => info::explain(guest, &mut section),
         Topic::Tables => tables::explain(guest, &mut section),
@@ -216,9 +219,15 @@ fn of_guest(topic: Topic, guest: &Guest<'_>, chip: Irqchip) -> Option<Section> {
     Some(section)
 }
 
-/// The command line, with what is cottage's in it.
+/// The command line, cottage's words and the user's.
 fn cmdline(guest: &Guest<'_>, section: &mut Section) {
     let text = guest.cmdline();
+    if text.is_empty() {
+        section.say(
+            "It is empty: a kernel that is no Linux gets the words of --cmdline or --append only.",
+        );
+        return;
+    }
     section.say(format!(
         "{} bytes, as they lie in guest memory:",
         text.len()

@@ -137,7 +137,15 @@ impl fmt::Display for Page {
             }
             writeln!(f, "{}", section.title)?;
             writeln!(f, "{}", "=".repeat(section.title.chars().count()))?;
-            for part in &section.parts {
+            for (number, part) in section.parts.iter().enumerate() {
+                // Prose leads to what follows it; anything else is set off.
+                let before = number
+                    .checked_sub(1)
+                    .and_then(|before| section.parts.get(before));
+                let after_prose = matches!(before, Some(Part::Prose(_)));
+                if number > 0 && (!after_prose || matches!(part, Part::Prose(_))) {
+                    writeln!(f)?;
+                }
                 match part {
                     Part::Prose(text) => wrapped(f, "", text)?,
                     Part::Table(table) => table.write(f)?,

@@ -75,9 +75,13 @@ fn segments(guest: &Guest<'_>) -> [(&'static str, kvm_segment); 7] {
 /// Shows registers and the first instructions.
 pub fn registers(guest: &Guest<'_>, section: &mut Section) {
     section.say(format!(
-        "The first processor is in {}. The others wait in KVM, in real mode, until the kernel sends them \
-         INIT and SIPI.",
-        Mode::of(&guest.sregs).words()
+        "The first processor is in {}.{}",
+        Mode::of(&guest.sregs).words(),
+        match guest.config.vcpus {
+            1 => "",
+            _ =>
+                " The others wait in KVM, in real mode, until the kernel sends them INIT and SIPI.",
+        }
     ));
     let mut rows = general(guest);
     for (register, value) in [

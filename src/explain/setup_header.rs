@@ -331,7 +331,10 @@ fn preferred(value: u64) -> String {
 }
 
 fn init_size(value: u64) -> String {
-    format!("memory it needs there to unpack itself: {}", size(value))
+    format!(
+        "memory it needs from there on, before it knows how much there is: {}",
+        size(value)
+    )
 }
 
 /// The rows of a file's header: the fields that its protocol version has.

@@ -171,6 +171,11 @@ impl Kernel {
         })
     }
 
+    /// Whether it is one, or claims to be.
+    pub fn is_linux(&self) -> bool {
+        self.nature == Nature::Linux
+    }
+
     /// Who is at the other end of the serial line.
     pub fn guest_end(&self, config: &VmConfig) -> GuestEnd {
         match self.nature {
