@@ -3,7 +3,7 @@
 //! RAM is as the kernel is told; into it go the things that other modules found in it.
 //! Read next: [`super::tables`].
 
-use super::fields::size;
+use super::fields::{count, size};
 use super::guest::Guest;
 use super::info::kind_words;
 use super::page::{Part, Range, Section};
@@ -65,7 +65,8 @@ fn borders(guest: &Guest<'_>) -> Vec<Range> {
             (VIRTIO_ACPI.0, "by ACPI"),
             (VIRTIO_CMDLINE.0, "by the command line"),
         ] {
-            let what = format!("registers of {windows} virtio devices, found {who}");
+            let devices = count(windows, "virtio device");
+            let what = format!("registers of {devices}, found {who}");
             ranges.push(range(base, base + windows * VIRTIO_WINDOW_SIZE, what));
         }
     }
