@@ -6,12 +6,15 @@
 
 pub mod initramfs;
 
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use vm_memory::GuestAddress;
 
 use crate::boot::blob::{self, Blob};
+use crate::boot::initramfs::InitramfsRange;
+use crate::boot::load::Onlooker;
 use crate::boot::{self, Nature, Protocol, multiboot};
 use crate::bundle::{self, Bundle};
 use crate::config::module::Module;
@@ -113,19 +116,30 @@ impl Kernel {
     /// [`Error`], also for flags that are no use with such a kernel.
     pub fn look(config: &VmConfig) -> Result<Self, Error> {
         let asked = config.boot.protocol;
-        let kernel = match &config.kernel {
+        match &config.kernel {
             Source::BuiltIn if asked == Some(Protocol::Multiboot) => {
-                Bundle::open()?.kernel(false)?
+                Self::of(Bundle::open()?.kernel(false)?, config)
             }
             Source::BuiltIn => {
                 let kernel = Self {
                     file: None,
                     nature: Nature::Linux,
                 };
-                return kernel.suits("the built-in kernel", config);
+                kernel.suits("the built-in kernel", config)
             }
-            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
-        };
+            Source::File(path) => {
+                let file = Blob::open(path).map_err(Error::KernelFile)?;
+                Self::of(file, config)
+            }
+        }
+    }
+
+    /// Looks at the first bytes of a kernel that is open.
+    ///
+    /// # Errors
+    /// [`Error`], also for flags that are no use with such a kernel.
+    pub fn of(kernel: Blob, config: &VmConfig) -> Result<Self, Error> {
+        let asked = config.boot.protocol;
         let name = kernel.name().to_owned();
         let (file, nature) = boot::choose(kernel, asked)?;
         let kernel = Self {
@@ -157,6 +171,11 @@ impl Kernel {
         })
     }
 
+    /// Whether it is one, or claims to be.
+    pub fn is_linux(&self) -> bool {
+        self.nature == Nature::Linux
+    }
+
     /// Who is at the other end of the serial line.
     pub fn guest_end(&self, config: &VmConfig) -> GuestEnd {
         match self.nature {
@@ -177,37 +196,67 @@ pub fn fill(
     kernel: Kernel,
     timeline: &Timeline,
 ) -> Result<EntryState, Error> {
+    let filled = fill_seen(memory, config, kernel, (timeline, &mut |_unpacked| {}))?;
+    Ok(filled.entry)
+}
+
+/// What was laid into guest memory, and where.
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// The state to enter it with.
+    pub entry: EntryState,
+    /// Which protocol asks for that state.
+    pub protocol: Protocol,
+    /// Where what the kernel is told lies: zero page, start info or multiboot information.
+    pub info: GuestAddress,
+    /// The kernel, with the memory that it needs before it knows its memory map.
+    pub kernel: Range<u64>,
+    /// The initramfs; a multiboot kernel has modules instead.
+    pub initramfs: Option<InitramfsRange>,
+    /// How much of it is the file that was given; the rest is cottage's.
+    pub given: u64,
+}
+
+/// The same, with somebody who looks on while the kernel is unpacked, and with more to say.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_seen(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    kernel: Kernel,
+    (timeline, seen): (&Timeline, Onlooker<'_>),
+) -> Result<Filled, Error> {
     let chip = kernel.irqchip(config);
     let nature = kernel.nature;
     let sources = Sources::open(config, kernel)?;
-    let (protocol, at, info) = match nature {
+    let told = (timeline, seen);
+    let filled = match nature {
         Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory, timeline)?,
-        Nature::Linux => load_linux(&sources, (config, None), memory, timeline)?,
-        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
+        Nature::Linux => load_linux(&sources, (config, None), memory, told)?,
+        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, told)?,
     };
     write_platform_tables(memory, config, chip)?;
     if nature != Nature::Linux {
         memory.write(BIOS_DATA, &platform::bios_data::build())?;
     }
-    let entry = EntryState::new(protocol, at, info);
-    entry.write_tables(memory)?;
+    filled.entry.write_tables(memory)?;
     timeline.note(Stage::TablesWritten);
-    Ok(entry)
+    Ok(filled)
 }
 
-/// A Linux, or what is entered as one, perhaps by a protocol of its own; returns the protocol, the entry
-/// point and where the boot information is.
+/// A Linux, or what is entered as one, perhaps by a protocol of its own.
 fn load_linux(
     sources: &Sources,
     (config, entry): (&VmConfig, Option<Protocol>),
     memory: &GuestMemory,
-    timeline: &Timeline,
-) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    (timeline, seen): (&Timeline, Onlooker<'_>),
+) -> Result<Filled, Error> {
     let options = boot::Options {
         protocol: config.boot.protocol.or(entry),
         ..config.boot
     };
-    let kernel = boot::load_kernel(&sources.kernel, &options, memory)?;
+    let kernel = boot::load_seen(&sources.kernel, (&options, seen), memory)?;
     timeline.note(Stage::KernelLoaded);
     let initramfs = match &sources.initramfs {
         Some(given) => Some(initramfs::load(given, (sources, config), &kernel, memory)?),
@@ -229,17 +278,24 @@ fn load_linux(
     let rsdp = Some(ACPI_TABLES);
     let cmdline = cmdline.as_bytes();
     let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
-    Ok((kernel.protocol, kernel.entry, info))
+    Ok(Filled {
+        entry: EntryState::new(kernel.protocol, kernel.entry, info),
+        protocol: kernel.protocol,
+        info,
+        kernel: kernel.start.0..kernel.end.0,
+        initramfs,
+        given: sources.initramfs.as_ref().map_or(0, Blob::len),
+    })
 }
 
-/// A multiboot kernel with its modules; returns the same.
+/// A multiboot kernel with its modules.
 fn load_multiboot(
     sources: &Sources,
     header: &multiboot::Header,
     config: &VmConfig,
     memory: &GuestMemory,
     timeline: &Timeline,
-) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+) -> Result<Filled, Error> {
     let (kernel, modules) = (&sources.kernel, &sources.modules);
     let mut cmdline = match &config.kernel {
         Source::File(path) => path.as_os_str().as_bytes().to_vec(),
@@ -256,7 +312,14 @@ fn load_multiboot(
     })?;
     timeline.note(Stage::KernelLoaded);
     timeline.note(Stage::InitramfsLoaded);
-    Ok((Protocol::Multiboot, loaded.entry, loaded.info))
+    Ok(Filled {
+        entry: EntryState::new(Protocol::Multiboot, loaded.entry, loaded.info),
+        protocol: Protocol::Multiboot,
+        info: loaded.info,
+        kernel: loaded.start.0..loaded.end.0,
+        initramfs: None,
+        given: 0,
+    })
 }
 
 /// What the machine says of itself: ACPI tables and the MP table.
