@@ -195,10 +195,20 @@ pub fn fill(
     }
     let entry = EntryState::new(protocol, at, info);
     entry.write_tables(memory)?;
-    placed(timeline, "boot GDT", (BOOT_GDT.0, GDT_BYTES), "null, unused, code, data, task state");
+    placed(
+        timeline,
+        "boot GDT",
+        (BOOT_GDT.0, GDT_BYTES),
+        "null, unused, code, data, task state",
+    );
     if protocol == Protocol::Linux64 {
         let tables = (PML4.0, PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE - PML4.0);
-        placed(timeline, "page tables", tables, "0x0..0x100000000 one to one, in 2 MiB pages");
+        placed(
+            timeline,
+            "page tables",
+            tables,
+            "0x0..0x100000000 one to one, in 2 MiB pages",
+        );
     }
     timeline.note(Stage::TablesWritten);
     Ok(entry)
@@ -225,7 +235,12 @@ fn load_linux(
         None => None,
     };
     if let Some(range) = &initramfs {
-        placed(timeline, "initramfs", (range.start.0, range.len), "a cpio archive");
+        placed(
+            timeline,
+            "initramfs",
+            (range.start.0, range.len),
+            "a cpio archive",
+        );
     }
     timeline.note(Stage::InitramfsLoaded);
     // In front: what stands behind a user's `--` is not the kernel's.
@@ -242,12 +257,22 @@ fn load_linux(
     }
     let rsdp = Some(ACPI_TABLES);
     let info = boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), initramfs, rsdp)?;
-    placed(timeline, "command line", (CMDLINE.0, cmdline.len() as u64 + 1), &cmdline);
+    placed(
+        timeline,
+        "command line",
+        (CMDLINE.0, cmdline.len() as u64 + 1),
+        &cmdline,
+    );
     let what = match kernel.protocol {
         Protocol::Pvh => "PVH start info",
         _ => "zero page",
     };
-    placed(timeline, what, (info.0, 0x1000), "memory map; where command line and initramfs are");
+    placed(
+        timeline,
+        what,
+        (info.0, 0x1000),
+        "memory map; where command line and initramfs are",
+    );
     Ok((kernel.protocol, kernel.entry, info))
 }
 
@@ -273,8 +298,18 @@ fn load_multiboot(
         name: kernel.name().to_owned(),
         source,
     })?;
-    placed(timeline, "multiboot kernel", (loaded.entry.0, 0), "entered here; length not kept");
-    placed(timeline, "multiboot information", (loaded.info.0, MULTIBOOT_INFO_MAX_SIZE), "");
+    placed(
+        timeline,
+        "multiboot kernel",
+        (loaded.entry.0, 0),
+        "entered here; length not kept",
+    );
+    placed(
+        timeline,
+        "multiboot information",
+        (loaded.info.0, MULTIBOOT_INFO_MAX_SIZE),
+        "",
+    );
     timeline.note(Stage::KernelLoaded);
     timeline.note(Stage::InitramfsLoaded);
     Ok((Protocol::Multiboot, loaded.entry, loaded.info))
@@ -294,7 +329,12 @@ fn write_platform_tables(
     let mp = platform::mptable::build(config.vcpus, &lines);
     memory.write(MP_TABLE, &mp)?;
     let more = "processors, I/O APIC, devices, for kernels with ACPI";
-    placed(timeline, "ACPI tables", (acpi.rsdp.0, acpi.bytes.len() as u64), more);
+    placed(
+        timeline,
+        "ACPI tables",
+        (acpi.rsdp.0, acpi.bytes.len() as u64),
+        more,
+    );
     let more = "the same for kernels without";
     placed(timeline, "MP table", (MP_TABLE.0, mp.len() as u64), more);
     Ok(())

@@ -6,11 +6,13 @@
 //! no observers; those are in its tools ([`crate::tools`]), which run the same machine.
 //!
 //! - [`code`]: machine code as text;
+//! - [`symbols`]: names for addresses;
 //! - [`gate`]: brings all processors to a stand and asks them things.
 //!
 //! Read next: [`code`].
 
 pub mod code;
+pub mod symbols;
 pub mod gate;
 
 use std::fmt;
