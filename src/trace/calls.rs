@@ -1,4 +1,4 @@
-//! KVM's calls in words: what is asked, and what came back.
+//! What KVM is asked, and what came back; exits that no device answers; what lies where: in words.
 //!
 //! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12, section 4.
 //! Read next: [`super::place`].
@@ -9,6 +9,8 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_regs, kvm_sregs, kvm_userspace_memory_r
 
 use super::ioapic::{IoApic, message, wire};
 use crate::kvm::call::{Call, Ioctl};
+use crate::kvm::{VmExit, internal_error_name};
+use crate::watch::Placed;
 
 /// What a call asks for.
 pub fn words(call: &Call<'_>) -> String {
@@ -146,6 +148,56 @@ fn special(sregs: &kvm_sregs) -> String {
         "{mode}, {paging}, CS {:#x}, GDT at {:#x}, CR0 {:#x}, CR4 {:#x}, EFER {:#x}",
         sregs.cs.selector, sregs.gdt.base, sregs.cr0, sregs.cr4, sregs.efer
     )
+}
+
+/// Exits that are no access to a device.
+pub fn other_exit(exit: &VmExit<'_>) -> (&'static str, String) {
+    match exit {
+        VmExit::Interrupted => (
+            "interrupted",
+            "a signal for this processor's thread, on the host".to_owned(),
+        ),
+        VmExit::IoapicEoi { vector } => (
+            "eoi",
+            format!("the guest is done with vector {vector:#04x}"),
+        ),
+        VmExit::Halt => ("hlt", "the processor waits for an interrupt".to_owned()),
+        VmExit::Debug(_) => ("debug", "a breakpoint or a step".to_owned()),
+        VmExit::Shutdown => (
+            "shutdown",
+            "triple fault: an exception while delivering one while delivering one".to_owned(),
+        ),
+        VmExit::FailedEntry { reason, .. } => (
+            "failed entry",
+            format!("the processor refuses the guest's state, reason {reason:#x}"),
+        ),
+        VmExit::InternalError { suberror, .. } => {
+            ("internal error", internal_error_name(*suberror).to_owned())
+        }
+        VmExit::Unknown { reason } => ("unknown exit", format!("KVM's exit reason {reason}")),
+        _ => ("exit", String::new()),
+    }
+}
+
+/// What lies where.
+pub fn placed(placed: &Placed<'_>) -> String {
+    let Placed {
+        what,
+        at,
+        len,
+        more,
+    } = placed;
+    let range = if *len == 0 {
+        format!("{at:#x}")
+    } else {
+        format!("{at:#x}..{:#x} ({})", at.saturating_add(*len), size(*len))
+    };
+    let more = if more.is_empty() {
+        String::new()
+    } else {
+        format!(": {more}")
+    };
+    format!("{what} at {range}{more}")
 }
 
 #[cfg(test)]

@@ -77,14 +77,15 @@ impl Same for Line {
     }
 }
 
-/// Whether a reader needs to be told once only: what is printed, and which of several registers it is, may
-/// differ.
+/// Whether a reader needs to be told once only: what is printed, by which instruction, and which of
+/// several registers it is, may differ.
 fn same_exit(a: &Exit, b: &Exit) -> bool {
     let value = a.value == b.value || a.text.is_some() || a.index.is_some();
     let text = a.text.is_some() == b.text.is_some();
     let index = a.index.is_some() == b.index.is_some();
     let what = a.kind == b.kind && a.address == b.address && a.meaning == b.meaning;
-    value && text && index && what && a.register == b.register && a.place == b.place
+    let place = a.place == b.place || a.text.is_some();
+    value && text && index && what && place && a.register == b.register
 }
 
 /// Writes `folded` as lines; times count from `began`.

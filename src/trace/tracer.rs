@@ -20,8 +20,8 @@ use super::event::{Event, Exit, Place, Topic, Topics, What};
 use super::place::{Did, Places, Where};
 use super::registers::{Access, Registers};
 use super::writer::{Error, Writer};
+use crate::kvm::VmExit;
 use crate::kvm::call::{Call, Ioctl};
-use crate::kvm::{VmExit, internal_error_name};
 use crate::outcome::Ending;
 use crate::timeline::{Nanos, Noted, Stage, now};
 use crate::watch::{Observer, Placed, Stand, Verdict};
@@ -190,7 +190,7 @@ impl Observer for Tracer {
 
     fn placed(&self, placed: &Placed<'_>) {
         if self.topics.want(Topic::Memory) {
-            self.note(Topic::Memory, now(), place_words(placed));
+            self.note(Topic::Memory, now(), calls::placed(placed));
         }
     }
 
@@ -319,7 +319,7 @@ impl State {
             VmExit::MmioWrite { gpa, data } => ("mmio-write", *gpa, bytes(data), data),
             VmExit::MmioRead { gpa, data } => ("mmio-read", *gpa, bytes(data), data),
             other => {
-                let (kind, meaning) = other_exit(other);
+                let (kind, meaning) = calls::other_exit(other);
                 (exit.kind, exit.meaning) = (kind, meaning);
                 return None;
             }
@@ -356,59 +356,6 @@ impl State {
 
 fn bytes(data: &[u8]) -> u8 {
     u8::try_from(data.len()).unwrap_or(u8::MAX)
-}
-
-/// Exits that are no access to a device.
-fn other_exit(exit: &VmExit<'_>) -> (&'static str, String) {
-    match exit {
-        VmExit::Interrupted => (
-            "interrupted",
-            "a signal for this processor's thread, on the host".to_owned(),
-        ),
-        VmExit::IoapicEoi { vector } => (
-            "eoi",
-            format!("the guest is done with vector {vector:#04x}"),
-        ),
-        VmExit::Halt => ("hlt", "the processor waits for an interrupt".to_owned()),
-        VmExit::Debug(_) => ("debug", "a breakpoint or a step".to_owned()),
-        VmExit::Shutdown => (
-            "shutdown",
-            "triple fault: an exception while delivering one while delivering one".to_owned(),
-        ),
-        VmExit::FailedEntry { reason, .. } => (
-            "failed entry",
-            format!("the processor refuses the guest's state, reason {reason:#x}"),
-        ),
-        VmExit::InternalError { suberror, .. } => {
-            ("internal error", internal_error_name(*suberror).to_owned())
-        }
-        VmExit::Unknown { reason } => ("unknown exit", format!("KVM's exit reason {reason}")),
-        _ => ("exit", String::new()),
-    }
-}
-
-fn place_words(placed: &Placed<'_>) -> String {
-    let Placed {
-        what,
-        at,
-        len,
-        more,
-    } = placed;
-    let range = if *len == 0 {
-        format!("{at:#x}")
-    } else {
-        format!(
-            "{at:#x}..{:#x} ({})",
-            at.saturating_add(*len),
-            calls::size(*len)
-        )
-    };
-    let more = if more.is_empty() {
-        String::new()
-    } else {
-        format!(": {more}")
-    };
-    format!("{what} at {range}{more}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
