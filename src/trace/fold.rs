@@ -91,11 +91,6 @@ impl<T: Same> Fold<T> {
         }
     }
 
-    /// Whether something is held.
-    pub fn holds(&self) -> bool {
-        !self.held.is_empty() || !self.pattern.is_empty()
-    }
-
     /// Whether the last `period` items are those before them again.
     fn repeats(&self, period: usize) -> bool {
         let last = self.held.iter().rev().take(period);
@@ -129,7 +124,7 @@ mod tests {
             assert!(fold.held.len() < 2 * LONGEST && fold.pattern.len() <= LONGEST);
         }
         fold.flush(&mut tell);
-        assert!(!fold.holds());
+        assert!(fold.held.is_empty() && fold.pattern.is_empty());
         out
     }
 

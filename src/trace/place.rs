@@ -12,7 +12,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register,
+};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use vm_memory::GuestAddress;
 
@@ -152,7 +155,8 @@ fn does(instruction: &Instruction, at: Where<'_>, did: Did) -> bool {
             string || (by == Mnemonic::Out && there)
         }
         Did::Store(gpa, len) => (0..instruction.op_count()).any(|operand| {
-            let memory = instruction.op_kind(operand) == OpKind::Memory;
+            let memory =
+                instruction.op_kind(operand) == OpKind::Memory && stores(instruction, operand);
             let size = instruction.memory_size().size();
             memory
                 && size == len
@@ -162,6 +166,16 @@ fn does(instruction: &Instruction, at: Where<'_>, did: Did) -> bool {
                     == Some(GuestAddress(gpa))
         }),
     }
+}
+
+/// Whether `operand` is written to.
+fn stores(instruction: &Instruction, operand: u32) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let access = factory.info(instruction).op_access(operand);
+    matches!(
+        access,
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    )
 }
 
 /// A register's value, and a segment's base, for address arithmetic.
@@ -275,6 +289,14 @@ mod tests {
         assert_eq!(store.rip, 0x1000);
         let elsewhere = place(&code, Did::Store(0xfec0_0000, 4), at(0x1003));
         assert_eq!((elsewhere.rip, elsewhere.instruction), (0x1003, None));
+    }
+
+    #[test]
+    fn a_load_behind_a_store_to_the_same_address_is_not_taken_for_it() {
+        // mov [eax+0x10], ebx; mov ecx, [eax+0x10]
+        let code = [0x89, 0x58, 0x10, 0x8b, 0x48, 0x10];
+        let store = place(&code, Did::Store(0xfec0_0010, 4), at(0x1003));
+        assert_eq!(store.rip, 0x1000);
     }
 
     #[test]

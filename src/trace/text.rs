@@ -8,7 +8,7 @@
 //! Pure: events in, lines out. Read next: [`super::jsonl`].
 
 use super::event::{Event, Exit, Topic, What};
-use super::fold::{Folded, Same};
+use super::fold::{Fold, Folded, Same};
 use super::registers::quoted;
 use crate::timeline::Nanos;
 
@@ -88,19 +88,85 @@ fn same_exit(a: &Exit, b: &Exit) -> bool {
     value && text && index && what && place && a.register == b.register
 }
 
-/// Writes `folded` as lines; times count from `began`.
-pub fn render(folded: &Folded<Line>, began: Nanos) -> String {
-    match folded {
-        Folded::Once(line) => render_line(line, 1, Some(began)),
-        Folded::InTurn(slots) => {
-            let mut text = String::new();
-            let mut time = Some(began);
-            for (line, count) in slots {
-                text += &render_line(line, *count, time.take());
-            }
-            text
+/// Lines that came in turn; most are alone.
+#[derive(Clone, Debug)]
+pub struct Group(Vec<Member>);
+
+#[derive(Clone, Debug)]
+struct Member {
+    line: Line,
+    /// How often it comes at a time.
+    each: u64,
+    /// How often in all.
+    all: u64,
+}
+
+impl Same for Group {
+    fn is_again(&self, next: &Self) -> bool {
+        let again = |(a, b): (&Member, &Member)| {
+            // How much is printed at a time may differ.
+            a.line.is_again(&b.line) && (a.each == b.each || a.line.printed > 0)
+        };
+        self.0.len() == next.0.len() && self.0.iter().zip(&next.0).all(again)
+    }
+
+    fn absorb(&mut self, next: Self) {
+        for (own, other) in self.0.iter_mut().zip(next.0) {
+            own.line.absorb(other.line);
+            own.all += other.all;
         }
     }
+}
+
+/// Events become text: repeats, and repeats of repeats, as a driver's that polls once for 16 bytes.
+#[derive(Debug, Default)]
+pub struct Story {
+    inner: Fold<Line>,
+    outer: Fold<Group>,
+}
+
+impl Story {
+    /// Takes an event; `tell` gets the lines that are complete now. Times count from `began`.
+    pub fn push(&mut self, event: Event, began: Nanos, tell: &mut impl FnMut(&str)) {
+        let Self { inner, outer } = self;
+        let mut groups =
+            |folded| outer.push(group(folded), &mut |folded| tell(&render(&folded, began)));
+        inner.push(Line::new(event), &mut groups);
+    }
+
+    /// Tells all that is held.
+    pub fn flush(&mut self, began: Nanos, tell: &mut impl FnMut(&str)) {
+        let Self { inner, outer } = self;
+        inner.flush(&mut |folded| {
+            outer.push(group(folded), &mut |folded| tell(&render(&folded, began)));
+        });
+        outer.flush(&mut |folded| tell(&render(&folded, began)));
+    }
+}
+
+fn group(folded: Folded<Line>) -> Group {
+    let member = |(line, count)| Member {
+        line,
+        each: count,
+        all: count,
+    };
+    Group(match folded {
+        Folded::Once(line) => vec![member((line, 1))],
+        Folded::InTurn(lines) => lines.into_iter().map(member).collect(),
+    })
+}
+
+/// Writes `folded` as lines, of which the first has the time since `began`.
+fn render(folded: &Folded<Group>, began: Nanos) -> String {
+    let groups: Vec<_> = match folded {
+        Folded::Once(group) => vec![group],
+        Folded::InTurn(groups) => groups.iter().map(|(group, _)| group).collect(),
+    };
+    let mut time = Some(began);
+    let lines = groups.iter().flat_map(|group| &group.0);
+    lines
+        .map(|member| render_line(&member.line, member.all, time.take()))
+        .collect()
 }
 
 /// One line; without `began` it belongs to the one above, with which it came in turn.
@@ -224,7 +290,6 @@ mod tests {
 
     use super::*;
     use crate::trace::event::Place;
-    use crate::trace::fold::Fold;
 
     fn exit(register: &'static str, text: Option<u8>, index: Option<u32>) -> Line {
         let exit = Exit {
@@ -255,13 +320,24 @@ mod tests {
     }
 
     fn story(lines: Vec<Line>) -> String {
-        let (mut fold, mut text) = (Fold::default(), String::new());
-        let mut tell = |folded: Folded<Line>| text += &render(&folded, 1_000_000_000);
+        let (mut story, mut text) = (Story::default(), String::new());
         for line in lines {
-            fold.push(line, &mut tell);
+            story.push(line.event, 1_000_000_000, &mut |lines| text += lines);
         }
-        fold.flush(&mut tell);
+        story.flush(1_000_000_000, &mut |lines| text += lines);
         text
+    }
+
+    #[test]
+    fn polling_once_for_several_bytes_folds_too() {
+        let bursts = [16, 16, 16, 3].into_iter().flat_map(|len| {
+            let burst = (0..len).map(|_| exit("THR", Some(b'x'), None));
+            [exit("LSR", None, None)].into_iter().chain(burst)
+        });
+        let text = story(bursts.collect());
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains("LSR written 0x7: seven  x 4 "), "{text}");
+        assert!(text.contains("\" 51 bytes  x 51 "), "{text}");
     }
 
     #[test]

@@ -21,9 +21,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 
 use super::event::{Event, What};
-use super::fold::{Fold, Folded};
 use super::perfetto::Tracks;
-use super::text::Line;
+use super::text::Story;
 use super::{jsonl, text};
 use crate::cli::trace::{TraceArgs, TraceFormat};
 use crate::console::sink::Sink;
@@ -84,7 +83,7 @@ pub struct Writer {
 
 #[derive(Debug)]
 enum Format {
-    Text(Fold<Line>),
+    Text(Story),
     Jsonl,
     Perfetto(Tracks),
 }
@@ -97,7 +96,7 @@ impl Writer {
     pub fn open(args: &TraceArgs, began: Nanos) -> Result<Self, Error> {
         let path = args.trace_file.as_deref();
         let format = match args.format() {
-            TraceFormat::Text => Format::Text(Fold::default()),
+            TraceFormat::Text => Format::Text(Story::default()),
             TraceFormat::Jsonl => Format::Jsonl,
             TraceFormat::Perfetto if path.is_none() => return Err(Error::NoFile),
             TraceFormat::Perfetto => Format::Perfetto(Tracks::default()),
@@ -130,10 +129,9 @@ impl Writer {
             _ => None,
         };
         match &mut self.format {
-            Format::Text(fold) => {
-                let (out, began) = (&mut self.out, self.began);
-                let mut tell = |folded: Folded<Line>| out.write(&text::render(&folded, began));
-                fold.push(Line::new(event), &mut tell);
+            Format::Text(story) => {
+                let out = &mut self.out;
+                story.push(event, self.began, &mut |lines| out.write(lines));
             }
             Format::Jsonl => self.out.write(&jsonl::render(&event, self.began)),
             Format::Perfetto(tracks) => self.out.write(&tracks.render(&event, self.began)),
@@ -147,9 +145,9 @@ impl Writer {
 
     /// Writes all that is held: nothing has happened for a while.
     pub fn catch_up(&mut self) {
-        if let Format::Text(fold) = &mut self.format {
-            let (out, began) = (&mut self.out, self.began);
-            fold.flush(&mut |folded| out.write(&text::render(&folded, began)));
+        if let Format::Text(story) = &mut self.format {
+            let out = &mut self.out;
+            story.flush(self.began, &mut |lines| out.write(lines));
         }
         self.out.flush();
     }
