@@ -18,9 +18,11 @@ use cottage::doctor;
 use cottage::explain;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
-use cottage::timeline::report;
+use cottage::timeline::{now, report};
+use cottage::trace;
 
 fn main() -> ExitCode {
+    let entered = now();
     install_panic_hook(VMM_FAILURE);
     // The kernel names a process after the file it is started from, which here is a descriptor.
     let _only_looks = rustix::thread::set_name(c"cottage");
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) if args.trace.is_on() => trace::run(&args, entered),
         Ok(Command::Run(args)) => {
             report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }

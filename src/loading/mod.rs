@@ -21,14 +21,18 @@ use crate::config::module::Module;
 use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, INIT_PARAMETER};
-use crate::memory::layout::{ACPI_TABLES, BIOS_DATA, MP_TABLE};
+use crate::memory::layout::{
+    ACPI_TABLES, BIOS_DATA, BOOT_GDT, CMDLINE, MP_TABLE, MULTIBOOT_INFO_MAX_SIZE, PAGE_DIRECTORIES,
+    PAGE_DIRECTORIES_SIZE, PML4,
+};
 use crate::memory::{self, GuestMemory};
 use crate::modules;
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::cpuid;
-use crate::vcpu::entry_state::EntryState;
+use crate::vcpu::entry_state::{EntryState, GDT_BYTES};
 use crate::virtio::attach;
+use crate::watch::Placed;
 
 /// What a Linux is told on a processor that QEMU emulates: its tick goes on while it idles.
 ///
@@ -236,11 +240,26 @@ pub fn fill_seen(
         Nature::Linux => load_linux(&sources, (config, None), memory, told)?,
         Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, told)?,
     };
-    write_platform_tables(memory, config, chip)?;
+    write_platform_tables(memory, config, chip, timeline)?;
     if nature != Nature::Linux {
         memory.write(BIOS_DATA, &platform::bios_data::build())?;
     }
     filled.entry.write_tables(memory)?;
+    placed(
+        timeline,
+        "boot GDT",
+        (BOOT_GDT.0, GDT_BYTES),
+        "null, unused, code, data, task state",
+    );
+    if filled.protocol == Protocol::Linux64 {
+        let tables = (PML4.0, PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE - PML4.0);
+        placed(
+            timeline,
+            "page tables",
+            tables,
+            "0x0..0x100000000 one to one, in 2 MiB pages",
+        );
+    }
     timeline.note(Stage::TablesWritten);
     Ok(filled)
 }
@@ -257,11 +276,21 @@ fn load_linux(
         ..config.boot
     };
     let kernel = boot::load_seen(&sources.kernel, (&options, seen), memory)?;
+    let range = (kernel.start.0, kernel.end.0.saturating_sub(kernel.start.0));
+    placed(timeline, "kernel", range, &kernel.summary);
     timeline.note(Stage::KernelLoaded);
     let initramfs = match &sources.initramfs {
         Some(given) => Some(initramfs::load(given, (sources, config), &kernel, memory)?),
         None => None,
     };
+    if let Some(range) = &initramfs {
+        placed(
+            timeline,
+            "initramfs",
+            (range.start.0, range.len),
+            "a cpio archive",
+        );
+    }
     timeline.note(Stage::InitramfsLoaded);
     // In front: what stands behind a user's `--` is not the kernel's.
     let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
@@ -276,8 +305,23 @@ fn load_linux(
         cmdline.clone_from(&config.foreign_cmdline);
     }
     let rsdp = Some(ACPI_TABLES);
-    let cmdline = cmdline.as_bytes();
-    let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
+    let info = boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), initramfs, rsdp)?;
+    placed(
+        timeline,
+        "command line",
+        (CMDLINE.0, cmdline.len() as u64 + 1),
+        &cmdline,
+    );
+    let what = match kernel.protocol {
+        Protocol::Pvh => "PVH start info",
+        _ => "zero page",
+    };
+    placed(
+        timeline,
+        what,
+        (info.0, 0x1000),
+        "memory map; where command line and initramfs are",
+    );
     Ok(Filled {
         entry: EntryState::new(kernel.protocol, kernel.entry, info),
         protocol: kernel.protocol,
@@ -310,6 +354,18 @@ fn load_multiboot(
         name: kernel.name().to_owned(),
         source,
     })?;
+    placed(
+        timeline,
+        "multiboot kernel",
+        (loaded.entry.0, 0),
+        "entered here; length not kept",
+    );
+    placed(
+        timeline,
+        "multiboot information",
+        (loaded.info.0, MULTIBOOT_INFO_MAX_SIZE),
+        "",
+    );
     timeline.note(Stage::KernelLoaded);
     timeline.note(Stage::InitramfsLoaded);
     Ok(Filled {
@@ -327,13 +383,35 @@ fn write_platform_tables(
     memory: &GuestMemory,
     config: &VmConfig,
     chip: Irqchip,
+    timeline: &Timeline,
 ) -> Result<(), Error> {
     let devices = attach::in_acpi(config.virtio_devices());
     let acpi = platform::acpi::build(config.vcpus, chip, &devices)?;
     memory.write(acpi.rsdp, &acpi.bytes)?;
     let lines = platform::lines(chip, config.virtio_devices());
-    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
+    let mp = platform::mptable::build(config.vcpus, &lines);
+    memory.write(MP_TABLE, &mp)?;
+    let more = "processors, I/O APIC, devices, for kernels with ACPI";
+    placed(
+        timeline,
+        "ACPI tables",
+        (acpi.rsdp.0, acpi.bytes.len() as u64),
+        more,
+    );
+    let more = "the same for kernels without";
+    placed(timeline, "MP table", (MP_TABLE.0, mp.len() as u64), more);
     Ok(())
+}
+
+/// Tells who looks on what lies at `at`, so many bytes.
+fn placed(timeline: &Timeline, what: &'static str, (at, len): (u64, u64), more: &str) {
+    let placed = Placed {
+        what,
+        at,
+        len,
+        more,
+    };
+    timeline.watch().each(|by| by.placed(&placed));
 }
 
 /// The files to load, open.
