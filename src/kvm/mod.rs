@@ -17,6 +17,7 @@
 pub mod exit;
 pub mod slots;
 pub mod irqchip;
+pub mod debug;
 
 use std::io;
 use std::path::PathBuf;

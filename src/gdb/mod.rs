@@ -1,0 +1,3 @@
+//! gdb
+pub mod plan;
+pub mod able;
