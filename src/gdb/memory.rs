@@ -1,22 +1,51 @@
 //! Guest memory as gdb wants to see it: by address, and without our breakpoints.
 //!
-//! An address leads through the page tables of the vCPU that gdb looks at, walked by KVM, rights aside. The
+//! An address leads through the page tables of the vCPU that gdb looks at ([`paging`]), rights aside. The
 //! text of a Linux is there before its page tables are: an address that leads nowhere yet is looked for
 //! where Linux is going to map it from, so that `break start_kernel` works at the first instruction.
 //!
 //! Sources: `[mm]` Linux `Documentation/arch/x86/x86_64/mm.rst`, v6.12.
 //! Read next: [`super::debugger`].
 
+use kvm_bindings::kvm_sregs;
 use vm_memory::GuestAddress;
 
 use super::plan::{MAX_SOFTWARE, Planted, Plan};
 use crate::memory::GuestMemory;
+use crate::watch::paging::{self, End, Walk};
 
 /// Where Linux maps its image, from physical address 0, and how much. `[mm]` "kernel text mapping"
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
 const IMAGE_SIZE: u64 = 512 << 20; // 512 MiB
 /// What one page table entry maps at least.
 pub const PAGE: u64 = 4 << 10; // 4 KiB
+
+/// An entry for programs, too. `[sdm3]` table 4-20
+const USER: u64 = 1 << 2;
+
+/// The way of `linear` through the page tables of a processor.
+pub fn walk(memory: &GuestMemory, sregs: &kvm_sregs, linear: u64) -> Walk {
+    paging::walk(sregs, linear, |at, len| {
+        let mut bytes = [0; 8];
+        let (part, _) = bytes.split_at_mut_checked(usize::try_from(len).ok()?)?;
+        memory.read(GuestAddress(at), part).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    })
+}
+
+/// Where it ends.
+pub fn end_of(walk: &Walk) -> Option<u64> {
+    match walk.end {
+        End::Mapped(gpa) => Some(gpa),
+        _ => None,
+    }
+}
+
+/// Whether programs may use what it leads to.
+pub fn is_user(walk: &Walk) -> bool {
+    let all = walk.steps.iter().all(|step| step.entry.raw & USER != 0);
+    all && !walk.steps.is_empty()
+}
 
 /// Where `linear` is, if the guest's page tables lead to `walked`; `None` for what is no RAM.
 pub fn locate(memory: &GuestMemory, linear: u64, walked: Option<u64>) -> Option<u64> {

@@ -23,12 +23,14 @@ use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
+use super::able::Trap;
 use super::debugger::{Debugger, Parts};
 use super::plan::{Kind, Slot, Stop};
 use super::registers::{All, Machine64, State};
 use super::{memory, monitor};
 use crate::console::words::say;
 use crate::kvm::{Error, Vcpu};
+use crate::watch::paging::Walk;
 
 /// What gdb is told when something is not possible: its numbers are errno's.
 const NO_SUCH_THREAD: u8 = 3; // ESRCH
@@ -122,14 +124,14 @@ impl Machine {
         if self.physical {
             return Some(linear);
         }
-        let walked = self.walk(id, linear);
-        memory::locate(&self.parts.memory, linear, walked)
+        let walk = self.walk(id, linear)?;
+        memory::locate(&self.parts.memory, linear, memory::end_of(&walk))
     }
 
-    fn walk(&self, id: u32, linear: u64) -> Option<u64> {
-        let ask = move |vcpu: &Vcpu| vcpu.translate(linear).ok().flatten();
-        let walked = self.debugger.gate().ask(id, move |stand| ask(stand.vcpu));
-        walked.flatten()
+    /// The way of `linear` through the page tables of vCPU `id`.
+    pub(super) fn walk(&self, id: u32, linear: u64) -> Option<Walk> {
+        let state = self.state(id)?;
+        Some(memory::walk(&self.parts.memory, &state.sregs, linear))
     }
 
     /// Reads from `at` as far as there is memory.
@@ -388,16 +390,20 @@ impl Breakpoints for Machine {
 impl SwBreakpoint for Machine {
     /// An address that leads nowhere gets a debug register, which needs no memory.
     fn add_sw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
-        let gpa = self.locate(0, at);
-        if let Some(gpa) = gpa
+        let able = self.debugger.plan().able;
+        let walk = self.walk(0, at);
+        if matches!(able.trap, Some(Trap::Out { .. })) && walk.as_ref().is_some_and(memory::is_user) {
+            self.remark(at, "a program's page; KVM here stops programs at no instruction");
+            return Ok(false);
+        }
+        if let Some(gpa) = self.locate(0, at)
             && memory::plant(&self.parts.memory, &mut self.debugger.plan(), at, gpa)
         {
-            if self.walk(0, at) != Some(gpa) && !self.physical {
+            if walk.and_then(|walk| memory::end_of(&walk)) != Some(gpa) && !self.physical {
                 self.remark(at, "the guest has not mapped it yet; set where Linux maps it from");
             }
             return Ok(true);
         }
-        let able = self.debugger.plan().able;
         if able.hardware && self.add(Slot::new(at, 1, Kind::Execute)) {
             self.stand_ins.insert(at);
             self.remark(at, "no memory is there (yet): it is in a debug register");

@@ -1,7 +1,7 @@
-//! What a debugger asks of KVM: breakpoints, steps, floating-point registers, and where an address leads.
+//! What a debugger asks of KVM: breakpoints, steps, and floating-point registers.
 //!
-//! Only [`crate::gdb`] calls it. Source: `[kvm]` sections 4.10 (KVM_TRANSLATE), 4.87
-//! (KVM_SET_GUEST_DEBUG), 5 (`immediate_exit`) and 8.23 (KVM_CAP_SET_GUEST_DEBUG2).
+//! Only [`crate::gdb`] calls it. Source: `[kvm]` sections 4.87 (KVM_SET_GUEST_DEBUG), 5
+//! (`immediate_exit`) and 7 (KVM_CAP_SET_GUEST_DEBUG2).
 //! Read next: [`crate::memory`].
 
 use kvm_bindings::{
@@ -73,14 +73,15 @@ impl Vcpu {
         self.fd.set_fpu(fpu).map_err(failed("KVM_SET_FPU"))
     }
 
-    /// The guest-physical address at which this processor has `linear` now, as its page tables say.
+    /// What it is doing: a KVM_MP_STATE_*.
     ///
     /// # Errors
-    /// The host's refusal of the call as a whole.
-    pub fn translate(&self, linear: u64) -> Result<Option<u64>, Error> {
-        let found = self.fd.translate_gva(linear);
-        let found = found.map_err(failed("KVM_TRANSLATE"))?;
-        Ok((found.valid != 0).then_some(found.physical_address))
+    /// The host's refusal.
+    pub fn activity(&self) -> Result<u32, Error> {
+        let state = self.fd.get_mp_state();
+        state
+            .map(|state| state.mp_state)
+            .map_err(failed("KVM_GET_MP_STATE"))
     }
 
     /// Whether registers are what the guest's next instruction will find. After a port or memory access
