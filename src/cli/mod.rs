@@ -181,7 +181,8 @@ pub struct StrayWord(String);
 impl RunArgs {
     /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
     pub fn needs_tools(&self) -> bool {
-        self.record_fd.is_none() && (self.timeline.is_some() || self.exits || self.gdb.gdb.is_some())
+        self.record_fd.is_none()
+            && (self.timeline.is_some() || self.exits || self.gdb.gdb.is_some())
     }
 
     /// Refuses a FILE without a report.

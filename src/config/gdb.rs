@@ -87,7 +87,8 @@ mod tests {
 
     fn parse(value: &str) -> Result<(Place, bool), String> {
         let gdb = Gdb::parse(OsStr::new(value));
-        gdb.map(|gdb| (gdb.place, gdb.wait)).map_err(|e| e.to_string())
+        gdb.map(|gdb| (gdb.place, gdb.wait))
+            .map_err(|e| e.to_string())
     }
 
     #[test]

@@ -95,13 +95,22 @@ impl Able {
     /// What is missing, in words, a line each; empty on hardware.
     pub fn lacks(&self) -> Vec<&'static str> {
         let lines = [
-            (self.trap.is_none(), "break: KVM here stops at no instruction that could be written over the guest's; try hbreak"),
+            (
+                self.trap.is_none(),
+                "break: KVM here stops at no instruction that could be written over the guest's; try hbreak",
+            ),
             (
                 matches!(self.trap, Some(Trap::Out { .. })),
                 "break: KVM here does not tell of INT3, so `out dx, al` stands in for it: good in the kernel, an exception in programs",
             ),
-            (!self.hardware, "hbreak: debug registers stop nothing with KVM here; use break"),
-            (!self.watch, "watch: debug registers stop nothing with KVM here; `set can-use-hw-watchpoints 0` has gdb step and compare instead, slowly"),
+            (
+                !self.hardware,
+                "hbreak: debug registers stop nothing with KVM here; use break",
+            ),
+            (
+                !self.watch,
+                "watch: debug registers stop nothing with KVM here; `set can-use-hw-watchpoints 0` has gdb step and compare instead, slowly",
+            ),
             (!self.step, "stepi: KVM here does not step"),
             (
                 self.step && !self.step_alone,
@@ -125,7 +134,11 @@ impl fmt::Display for Able {
         writeln!(f, "hardware breakpoints (hbreak)  {}", word(self.hardware))?;
         writeln!(f, "watchpoints (watch, rwatch)    {}", word(self.watch))?;
         writeln!(f, "single steps (stepi)           {}", word(self.step))?;
-        writeln!(f, "steps past interrupts          {}", word(self.step_alone))
+        writeln!(
+            f,
+            "steps past interrupts          {}",
+            word(self.step_alone)
+        )
     }
 }
 
@@ -148,10 +161,12 @@ fn trap(kvm: &Kvm) -> Result<Option<Trap>, Error> {
     if attempt(kvm, &[INT3, HLT], &watched)? == Came::Debug(0) {
         return Ok(Some(Trap::Int3));
     }
-    Ok(match attempt(kvm, &[OUT_DX_AL, HLT], &Watched::default())? {
-        Came::Port(at) => Some(Trap::Out { behind: at != 0 }),
-        Came::Debug(_) | Came::Else => None,
-    })
+    Ok(
+        match attempt(kvm, &[OUT_DX_AL, HLT], &Watched::default())? {
+            Came::Port(at) => Some(Trap::Out { behind: at != 0 }),
+            Came::Debug(_) | Came::Else => None,
+        },
+    )
 }
 
 fn hardware(kvm: &Kvm) -> Result<bool, Error> {
@@ -218,7 +233,11 @@ fn first_exit(vcpu: &mut Vcpu) -> Result<Came, Error> {
             _ => return Ok(Came::Else),
         };
         let at = vcpu.regs()?.rip.wrapping_sub(CODE.0);
-        return Ok(if port { Came::Port(at) } else { Came::Debug(at) });
+        return Ok(if port {
+            Came::Port(at)
+        } else {
+            Came::Debug(at)
+        });
     }
     Ok(Came::Else)
 }

@@ -190,6 +190,7 @@ impl Debugger {
         let greeting = lock(&self.greeting).take();
         if let Some(greeting) = greeting {
             say(&greeting);
+            self.wake();
         }
     }
 

@@ -44,8 +44,8 @@ impl Filter {
                 continue;
             }
             self.packet.push(*byte);
-            let whole = self.packet.len() >= FRAME
-                && self.packet.get(self.packet.len() - 3) == Some(&b'#');
+            let whole =
+                self.packet.len() >= FRAME && self.packet.get(self.packet.len() - 3) == Some(&b'#');
             if whole {
                 let packet = std::mem::take(&mut self.packet);
                 items.push(self.judge(packet));

@@ -10,7 +10,7 @@
 use kvm_bindings::kvm_sregs;
 use vm_memory::GuestAddress;
 
-use super::plan::{MAX_SOFTWARE, Planted, Plan};
+use super::plan::{MAX_SOFTWARE, Plan, Planted};
 use crate::memory::GuestMemory;
 use crate::watch::paging::{self, End, Walk};
 
@@ -68,7 +68,10 @@ pub fn read(memory: &GuestMemory, plan: &Plan, gpa: u64, data: &mut [u8]) -> boo
         return false;
     }
     for planted in plan.software.values() {
-        let byte = planted.gpa.checked_sub(gpa).and_then(|at| data.get_mut(usize::try_from(at).ok()?));
+        let byte = planted
+            .gpa
+            .checked_sub(gpa)
+            .and_then(|at| data.get_mut(usize::try_from(at).ok()?));
         if let Some(byte) = byte {
             *byte = planted.original;
         }
@@ -81,7 +84,10 @@ pub fn write(memory: &GuestMemory, plan: &mut Plan, gpa: u64, data: &[u8]) -> bo
     let mut data = data.to_vec();
     let trap = plan.able.trap.map(super::able::Trap::byte);
     for planted in plan.software.values_mut() {
-        let byte = planted.gpa.checked_sub(gpa).and_then(|at| data.get_mut(usize::try_from(at).ok()?));
+        let byte = planted
+            .gpa
+            .checked_sub(gpa)
+            .and_then(|at| data.get_mut(usize::try_from(at).ok()?));
         if let (Some(byte), Some(trap)) = (byte, trap) {
             planted.original = *byte;
             *byte = trap;
@@ -116,7 +122,11 @@ pub fn pull(memory: &GuestMemory, plan: &mut Plan, linear: u64) -> bool {
         return false;
     };
     // Two linear addresses may lead to one byte.
-    if let Some(other) = plan.software.values().find(|other| other.gpa == planted.gpa) {
+    if let Some(other) = plan
+        .software
+        .values()
+        .find(|other| other.gpa == planted.gpa)
+    {
         return other.gpa == planted.gpa;
     }
     let mut byte = [0];

@@ -128,9 +128,15 @@ mod tests {
         let text = greeting(&gdb, &door, able, None);
         let beginning = "the guest waits for gdb before its first instruction: gdb vmlinux -ex 'target \
                          remote localhost:";
-        assert!(text.starts_with(beginning) && text.lines().count() == 1, "{text}");
+        assert!(
+            text.starts_with(beginning) && text.lines().count() == 1,
+            "{text}"
+        );
         able.watch = false;
         let text = greeting(&gdb, &door, able, Some(&"/k".into()));
-        assert!(text.contains("gdb /k ") && text.contains("\nwatch: "), "{text}");
+        assert!(
+            text.contains("gdb /k ") && text.contains("\nwatch: "),
+            "{text}"
+        );
     }
 }

@@ -42,9 +42,9 @@ pub fn answer(machine: &mut Machine, command: &str) -> String {
     match *words.as_slice() {
         [] | ["help"] => HELP.to_owned(),
         ["walk", address] => with_number(address, |at| walk(machine, at, 0)),
-        ["walk", address, cpu] => {
-            with_number(cpu, |cpu| with_number(address, |at| walk(machine, at, small(cpu))))
-        }
+        ["walk", address, cpu] => with_number(cpu, |cpu| {
+            with_number(address, |at| walk(machine, at, small(cpu)))
+        }),
         ["phys", address] => with_number(address, |at| phys(machine, at, SOME)),
         ["phys", address, len] => {
             with_number(len, |len| with_number(address, |at| phys(machine, at, len)))
@@ -82,7 +82,11 @@ fn with_number(text: &str, go_on: impl FnOnce(u64) -> String) -> String {
 
 fn walk(machine: &Machine, at: u64, cpu: u32) -> String {
     match machine.walk(cpu, at) {
-        Some(walk) => walk.lines().iter().map(|line| format!("{line}\n")).collect(),
+        Some(walk) => walk
+            .lines()
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect(),
         None => no_cpu(cpu),
     }
 }
@@ -103,7 +107,13 @@ fn phys(machine: &mut Machine, at: u64, len: u64) -> String {
     let mut text = String::new();
     for (line, bytes) in (at..).step_by(LINE).zip(data.chunks(LINE)) {
         let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let shown = |byte: &u8| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' };
+        let shown = |byte: &u8| {
+            if byte.is_ascii_graphic() {
+                char::from(*byte)
+            } else {
+                '.'
+            }
+        };
         let ascii: String = bytes.iter().map(shown).collect();
         // Writing to a String does not fail.
         let _ = writeln!(text, "{line:#012x}  {:<47}  {ascii}", hex.join(" "));

@@ -4,10 +4,9 @@
 //! mode, for gdb cannot change its mind: what is told of 32-bit code are the lower halves. Beside what gdb
 //! knows of x86-64 there are the control registers, which it shows by name like any other.
 //!
-//! Sources: gdb's manual, appendix G.5 "i386 Features"; `[sdm1]` 8.1.7 (x87 tag word).
+//! Sources: gdb's manual, appendix G.5 "i386 Features"; `[sdm1]` 3.4.3, 8.1.7 (x87 tag word).
 //! Read next: [`super::memory`].
 
-use std::fmt::Write as _;
 use std::sync::OnceLock;
 
 use gdbstub::arch::{Arch, Registers};
@@ -39,63 +38,95 @@ impl Arch for Machine64 {
     }
 }
 
+/// The description, with gdb's own names of types, by which it prints flags and vectors in its usual way.
 fn description() -> String {
     let mut text = String::from(
         "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target version=\"1.0\">\
          <architecture>i386:x86-64</architecture><feature name=\"org.gnu.gdb.i386.core\">",
     );
-    let mut reg = |names: &[&str], bits: u32, kind: &str| {
-        for name in names {
-            // Writing to a String does not fail.
-            let _ = write!(
-                text,
-                "<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>"
-            );
-        }
+    text += &flags();
+    let numbered = |letter: &str, count| {
+        (0..count)
+            .map(|i| format!("{letter}{i}"))
+            .collect::<Vec<_>>()
     };
-    reg(
-        &[
-            "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ],
-        64,
-        "int64",
-    );
-    reg(&["rip"], 64, "code_ptr");
-    reg(&["eflags"], 32, "int32");
-    reg(&["cs", "ss", "ds", "es", "fs", "gs"], 32, "int32");
-    let stack: Vec<_> = (0..8).map(|i| format!("st{i}")).collect();
-    reg(
-        &stack.iter().map(String::as_str).collect::<Vec<_>>(),
-        80,
-        "i387_ext",
-    );
-    reg(
-        &[
-            "fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop",
-        ],
-        32,
-        "int",
-    );
-    text += "</feature><feature name=\"org.gnu.gdb.i386.sse\">\
-             <vector id=\"v16\" type=\"uint8\" count=\"16\"/>";
-    for i in 0..16 {
-        let _ = write!(text, "<reg name=\"xmm{i}\" bitsize=\"128\" type=\"v16\"/>");
-    }
-    text += "<reg name=\"mxcsr\" bitsize=\"32\" type=\"int\"/></feature>";
+    let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let core = [
+        (
+            named(&["rax", "rbx", "rcx", "rdx", "rsi", "rdi"]),
+            64,
+            "int64",
+        ),
+        (named(&["rbp", "rsp"]), 64, "data_ptr"),
+        (numbered("r", 16).split_off(8), 64, "int64"),
+        (named(&["rip"]), 64, "code_ptr"),
+        (named(&["eflags"]), 32, "i386_eflags"),
+        (named(&["cs", "ss", "ds", "es", "fs", "gs"]), 32, "int32"),
+        (numbered("st", 8), 80, "i387_ext"),
+        (
+            named(&[
+                "fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop",
+            ]),
+            32,
+            "int",
+        ),
+    ];
+    core.iter()
+        .for_each(|(names, bits, kind)| text += &registers(names, *bits, kind));
+    text += "</feature><feature name=\"org.gnu.gdb.i386.sse\">";
+    text += VECTORS;
+    text += &registers(&numbered("xmm", 16), 128, "vec128");
+    text += &registers(&named(&["mxcsr"]), 32, "int");
     let (known, others) = MORE.split_at(KNOWN);
     for (feature, names) in [
         ("org.gnu.gdb.i386.segments", known),
         ("org.cottage.control", others),
     ] {
-        let _ = write!(text, "<feature name=\"{feature}\">");
-        for name in names {
-            let _ = write!(text, "<reg name=\"{name}\" bitsize=\"64\" type=\"int64\"/>");
-        }
-        text += "</feature>";
+        text += &format!("</feature><feature name=\"{feature}\">");
+        text += &registers(&named(names), 64, "int64");
     }
-    text + "</target>"
+    text + "</feature></target>"
 }
+
+fn registers(names: &[String], bits: u32, kind: &str) -> String {
+    let register = |name| format!("<reg name=\"{name}\" bitsize=\"{bits}\" type=\"{kind}\"/>");
+    names.iter().map(register).collect()
+}
+
+/// The bits of EFLAGS. `[sdm1]` figure 3-8
+fn flags() -> String {
+    let bits = [
+        (0, "CF"),
+        (1, ""),
+        (2, "PF"),
+        (4, "AF"),
+        (6, "ZF"),
+        (7, "SF"),
+        (8, "TF"),
+        (9, "IF"),
+        (10, "DF"),
+        (11, "OF"),
+        (14, "NT"),
+        (16, "RF"),
+        (17, "VM"),
+        (18, "AC"),
+        (19, "VIF"),
+        (20, "VIP"),
+        (21, "ID"),
+    ];
+    let field = |(at, name)| format!("<field name=\"{name}\" start=\"{at}\" end=\"{at}\"/>");
+    let fields: String = bits.map(field).concat();
+    format!("<flags id=\"i386_eflags\" size=\"4\">{fields}</flags>")
+}
+
+/// An SSE register is numbers of several sizes.
+const VECTORS: &str = "\
+    <vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/><vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>\
+    <vector id=\"v16i8\" type=\"int8\" count=\"16\"/><vector id=\"v4i32\" type=\"int32\" count=\"4\"/>\
+    <vector id=\"v2i64\" type=\"int64\" count=\"2\"/><union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/>\
+    <field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" type=\"v16i8\"/>\
+    <field name=\"v4_int32\" type=\"v4i32\"/><field name=\"v2_int64\" type=\"v2i64\"/>\
+    <field name=\"uint128\" type=\"uint128\"/></union>";
 
 /// Everything gdb is told of one processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,22 +243,17 @@ impl State {
             state.set_selectors(&new.core.segments)?;
         }
         let sregs = &mut state.sregs;
+        let [fs_base, gs_base, control @ ..] = new.more;
+        // Only if they are new: a selector has just set one.
+        if old.more.first() != Some(&fs_base) {
+            sregs.fs.base = fs_base;
+        }
+        if old.more.get(1) != Some(&gs_base) {
+            sregs.gs.base = gs_base;
+        }
         [
-            sregs.fs.base,
-            sregs.gs.base,
-            sregs.cr0,
-            sregs.cr2,
-            sregs.cr3,
-            sregs.cr4,
-            sregs.cr8,
-            sregs.efer,
-        ] = if old.core.segments == new.core.segments {
-            new.more
-        } else {
-            let [_, _, rest @ ..] = new.more;
-            let [cr0, cr2, cr3, cr4, cr8, efer] = rest;
-            [sregs.fs.base, sregs.gs.base, cr0, cr2, cr3, cr4, cr8, efer]
-        };
+            sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8, sregs.efer,
+        ] = control;
         let fpu = &mut state.fpu;
         for (kept, st) in fpu.fpr.iter_mut().zip(&new.core.st) {
             kept.iter_mut().zip(st).for_each(|(to, from)| *to = *from);
@@ -292,9 +318,7 @@ fn full_tags(short: u8) -> u32 {
 }
 
 fn short_tags(full: u32) -> u8 {
-    (0..8).fold(0, |tags, i| {
-        tags | u8::from(full >> (2 * i) & 3 != 3) << i
-    })
+    (0..8).fold(0, |tags, i| tags | u8::from(full >> (2 * i) & 3 != 3) << i)
 }
 
 fn low(value: u64) -> u32 {
@@ -341,7 +365,9 @@ mod tests {
     fn registers_go_to_gdb_and_come_back() {
         let state = state();
         let mut bytes = Vec::new();
-        state.to_gdb().gdb_serialize(|byte| bytes.push(byte.unwrap()));
+        state
+            .to_gdb()
+            .gdb_serialize(|byte| bytes.push(byte.unwrap()));
         let mut back = All::default();
         back.gdb_deserialize(&bytes).unwrap();
         assert_eq!(state.changed(&back), Ok(state));

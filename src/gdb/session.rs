@@ -54,21 +54,22 @@ struct Ready {
 /// Serves whoever comes to `door` until the run is over.
 pub fn serve(door: &Door, debugger: &Arc<Debugger>) {
     while debugger.ended().is_none() {
-        let ready = wait(door, None, debugger);
-        if !ready.door {
+        // Who comes before the machine stands waits at the door.
+        let Some(parts) = debugger.parts().cloned() else {
+            wait(None, None, debugger);
+            continue;
+        };
+        if !wait(Some(door), None, debugger).door {
             continue;
         }
         let Some(line) = door.accept() else { continue };
-        // Nobody is let in before the machine stands, nor after it.
-        let Some(parts) = debugger.parts().cloned() else {
-            continue;
-        };
         debugger.set_attached(true);
         if !debugger.gather() {
             return;
         }
         let mut machine = Machine::new(debugger.clone(), parts);
-        let end = Session::begin(door, debugger, line).and_then(|session| session.run(&mut machine));
+        let end =
+            Session::begin(door, debugger, line).and_then(|session| session.run(&mut machine));
         match end {
             Ok(End::Kill) => {
                 machine.end();
@@ -150,7 +151,11 @@ impl<'a> Session<'a> {
                     Event::Gone => return Ok(End::Detach),
                 },
                 Protocol::CtrlCInterrupt(interrupted) => {
-                    let reason = self.debugger.gather().then(|| self.interrupted());
+                    let first = MultiThreadStopReason::SignalWithThread {
+                        tid: tid_of(0),
+                        signal: Signal::SIGINT,
+                    };
+                    let reason = self.debugger.gather().then_some(first);
                     interrupted.interrupt_handled(machine, reason)?
                 }
                 Protocol::Disconnected(mut gone) => match gone.get_reason() {
@@ -165,14 +170,6 @@ impl<'a> Session<'a> {
                     _ => return Ok(End::Over),
                 },
             };
-        }
-    }
-
-    /// Who Ctrl-C is told of: the vCPU that has stopped just now by itself, or the first.
-    fn interrupted(&self) -> MultiThreadStopReason<u64> {
-        MultiThreadStopReason::SignalWithThread {
-            tid: tid_of(0),
-            signal: Signal::SIGINT,
         }
     }
 
@@ -210,7 +207,7 @@ impl<'a> Session<'a> {
     }
 
     fn wait(&self) -> Ready {
-        let ready = wait(self.door, Some(&self.line), self.debugger);
+        let ready = wait(Some(self.door), Some(&self.line), self.debugger);
         if ready.door {
             drop(self.door.accept());
         }
@@ -253,15 +250,16 @@ enum Event {
     Gone,
 }
 
-/// Waits for gdb, a second gdb, or news from the machine.
-fn wait(door: &Door, line: Option<&Line>, debugger: &Debugger) -> Ready {
+/// Waits for news from the machine, and for gdb, a second gdb, or both.
+fn wait(door: Option<&Door>, line: Option<&Line>, debugger: &Debugger) -> Ready {
     let wake = debugger.wake_fd();
-    let line_or_wake = line.map_or(wake, AsFd::as_fd);
+    // What is not waited for has the wake-up in its place.
     let mut fds = [
-        PollFd::from_borrowed_fd(wake, PollFlags::IN),
-        PollFd::from_borrowed_fd(line_or_wake, PollFlags::IN),
-        PollFd::from_borrowed_fd(door.as_fd(), PollFlags::IN),
-    ];
+        wake,
+        line.map_or(wake, AsFd::as_fd),
+        door.map_or(wake, AsFd::as_fd),
+    ]
+    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     // An error is a signal, or a host without memory: it is tried again, and the run goes on.
     let polled = poll(&mut fds, None);
     debugger.acknowledge();
@@ -271,7 +269,7 @@ fn wait(door: &Door, line: Option<&Line>, debugger: &Debugger) -> Ready {
     let [_, came, knocks] = fds.map(|fd| !fd.revents().is_empty());
     Ready {
         line: line.is_some() && came,
-        door: knocks,
+        door: door.is_some() && knocks,
     }
 }
 

@@ -313,7 +313,10 @@ impl ThreadExtraInfo for Machine {
             .ask(id, |stand| monitor::activity(stand.vcpu));
         let text = format!("vCPU {id}, {}", words.unwrap_or("gone"));
         let len = text.len().min(buffer.len());
-        buffer.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        buffer
+            .iter_mut()
+            .zip(text.bytes())
+            .for_each(|(to, from)| *to = from);
         Ok(len)
     }
 }
@@ -326,7 +329,11 @@ impl MultiThreadResume for Machine {
         Ok(())
     }
 
-    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Infallible> {
+    fn set_resume_action_continue(
+        &mut self,
+        tid: Tid,
+        _: Option<Signal>,
+    ) -> Result<(), Infallible> {
         if id_of(tid) < self.debugger.vcpus() {
             self.continuing.insert(id_of(tid));
         }
@@ -392,15 +399,22 @@ impl SwBreakpoint for Machine {
     fn add_sw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
         let able = self.debugger.plan().able;
         let walk = self.walk(0, at);
-        if matches!(able.trap, Some(Trap::Out { .. })) && walk.as_ref().is_some_and(memory::is_user) {
-            self.remark(at, "a program's page; KVM here stops programs at no instruction");
+        if matches!(able.trap, Some(Trap::Out { .. })) && walk.as_ref().is_some_and(memory::is_user)
+        {
+            self.remark(
+                at,
+                "a program's page; KVM here stops programs at no instruction",
+            );
             return Ok(false);
         }
         if let Some(gpa) = self.locate(0, at)
             && memory::plant(&self.parts.memory, &mut self.debugger.plan(), at, gpa)
         {
             if walk.and_then(|walk| memory::end_of(&walk)) != Some(gpa) && !self.physical {
-                self.remark(at, "the guest has not mapped it yet; set where Linux maps it from");
+                self.remark(
+                    at,
+                    "the guest has not mapped it yet; set where Linux maps it from",
+                );
             }
             return Ok(true);
         }
@@ -409,7 +423,10 @@ impl SwBreakpoint for Machine {
             self.remark(at, "no memory is there (yet): it is in a debug register");
             return Ok(true);
         }
-        self.remark(at, "no memory is there, and no debug register is left that KVM heeds");
+        self.remark(
+            at,
+            "no memory is there, and no debug register is left that KVM heeds",
+        );
         Ok(false)
     }
 
@@ -447,7 +464,12 @@ fn kind_of(kind: WatchKind) -> Kind {
 }
 
 impl HwWatchpoint for Machine {
-    fn add_hw_watchpoint(&mut self, at: u64, len: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+    fn add_hw_watchpoint(
+        &mut self,
+        at: u64,
+        len: u64,
+        kind: WatchKind,
+    ) -> TargetResult<bool, Self> {
         if !self.debugger.plan().able.watch {
             self.remark(
                 at,
@@ -464,12 +486,19 @@ impl HwWatchpoint for Machine {
         len: u64,
         kind: WatchKind,
     ) -> TargetResult<bool, Self> {
-        Ok(self.debugger.plan().remove(Slot::new(at, len, kind_of(kind))))
+        Ok(self
+            .debugger
+            .plan()
+            .remove(Slot::new(at, len, kind_of(kind))))
     }
 }
 
 impl MonitorCmd for Machine {
-    fn handle_monitor_cmd(&mut self, command: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Infallible> {
+    fn handle_monitor_cmd(
+        &mut self,
+        command: &[u8],
+        mut out: ConsoleOutput<'_>,
+    ) -> Result<(), Infallible> {
         let text = String::from_utf8_lossy(command);
         out.write_raw(monitor::answer(self, &text).as_bytes());
         Ok(())
