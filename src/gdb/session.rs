@@ -208,7 +208,8 @@ impl<'a> Session<'a> {
 
     fn wait(&self) -> Ready {
         let ready = wait(Some(self.door), Some(&self.line), self.debugger);
-        if ready.door {
+        // First whether this gdb is gone: the next may have come already.
+        if ready.door && !ready.line {
             drop(self.door.accept());
         }
         ready
