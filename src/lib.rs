@@ -60,5 +60,8 @@ pub mod compare;
 // 14. Whether this host can do all that.
 pub mod doctor;
 
-// 15. All of it but booting, as a program of its own.
+// 15. The same by hand: a course.
+pub mod lab;
+
+// 16. All of it but booting, as a program of its own.
 pub mod tools;

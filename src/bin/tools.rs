@@ -15,6 +15,7 @@ use cottage::compare;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
+use cottage::lab;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
 use cottage::timeline::report;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Bench(args)) => bench::main(&args),
         Ok(Command::Compare(args)) => compare::main(&args),
+        Ok(Command::Lab(args)) => lab::main(&args),
         Ok(Command::Doctor) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();

@@ -5,6 +5,7 @@
 //! Read next: [`compare`].
 
 pub mod compare;
+pub mod lab;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
+pub use lab::LabArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -34,6 +36,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Set VMs beside containers, measured on this machine: start, memory, disk, isolation and more
     Compare(Box<CompareArgs>),
+    /// Learn how a hypervisor works: twenty small machines, each explained, run and broken
+    Lab(LabArgs),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }
