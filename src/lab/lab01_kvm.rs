@@ -45,17 +45,45 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
 
     // 3. What it can do: an extension is 0, 1 or a number.
     for (name, cap, meaning) in [
-        ("KVM_CAP_USER_MEMORY", Cap::UserMemory, "lends memory of ours to guests"),
-        ("KVM_CAP_IRQCHIP", Cap::Irqchip, "has a PC's interrupt controllers"),
-        ("KVM_CAP_SIGNAL_MSI", Cap::SignalMsi, "takes interrupts that are messages"),
-        ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit, "KVM_RUN can be told to return at once"),
+        (
+            "KVM_CAP_USER_MEMORY",
+            Cap::UserMemory,
+            "lends memory of ours to guests",
+        ),
+        (
+            "KVM_CAP_IRQCHIP",
+            Cap::Irqchip,
+            "has a PC's interrupt controllers",
+        ),
+        (
+            "KVM_CAP_SIGNAL_MSI",
+            Cap::SignalMsi,
+            "takes interrupts that are messages",
+        ),
+        (
+            "KVM_CAP_IMMEDIATE_EXIT",
+            Cap::ImmediateExit,
+            "KVM_RUN can be told to return at once",
+        ),
     ] {
-        let there = if kvm.check_extension(cap) { "yes" } else { "no" };
+        let there = if kvm.check_extension(cap) {
+            "yes"
+        } else {
+            "no"
+        };
         tale.say(format!("KVM_CHECK_EXTENSION {name}: {there}; {meaning}"));
     }
     for (name, number, meaning) in [
-        ("KVM_CAP_NR_MEMSLOTS", kvm.get_nr_memslots(), "pieces of memory a machine may have"),
-        ("KVM_CAP_MAX_VCPUS", kvm.get_max_vcpus(), "processors a machine may have"),
+        (
+            "KVM_CAP_NR_MEMSLOTS",
+            kvm.get_nr_memslots(),
+            "pieces of memory a machine may have",
+        ),
+        (
+            "KVM_CAP_MAX_VCPUS",
+            kvm.get_max_vcpus(),
+            "processors a machine may have",
+        ),
     ] {
         tale.say(format!("KVM_CHECK_EXTENSION {name}: {number} {meaning}"));
     }

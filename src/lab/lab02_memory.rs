@@ -71,15 +71,26 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
 
     // 4. The same memory again, elsewhere: the guest sees it twice.
     slot.slot = 1;
-    slot.guest_phys_addr = if tale.breaks("overlap") { 0x10_0000 } else { 0x1_0000_0000 };
+    slot.guest_phys_addr = if tale.breaks("overlap") {
+        0x10_0000
+    } else {
+        0x1_0000_0000
+    };
     // SAFETY: as above.
     let lent = unsafe { vm.set_user_memory_region(slot) };
-    let about = format!("slot 1, guest-physical {:#x}, the same again", slot.guest_phys_addr);
+    let about = format!(
+        "slot 1, guest-physical {:#x}, the same again",
+        slot.guest_phys_addr
+    );
     tale.call("KVM_SET_USER_MEMORY_REGION", &about, lent)?;
 
     // 5. Take it back: a slot of size 0 is none.
     slot.memory_size = 0;
     // SAFETY: as above; nothing is lent by this call.
     let taken = unsafe { vm.set_user_memory_region(slot) };
-    tale.call("KVM_SET_USER_MEMORY_REGION", "slot 1 with 0 bytes: it is gone", taken)
+    tale.call(
+        "KVM_SET_USER_MEMORY_REGION",
+        "slot 1 with 0 bytes: it is gone",
+        taken,
+    )
 }

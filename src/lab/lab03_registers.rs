@@ -38,22 +38,40 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let mut vcpu = tale.call("KVM_CREATE_VCPU", "number 0", vcpu)?;
 
     // 2. How it begins.
-    let mut sregs = tale.call("KVM_GET_SREGS", "segments and control registers", vcpu.get_sregs())?;
+    let mut sregs = tale.call(
+        "KVM_GET_SREGS",
+        "segments and control registers",
+        vcpu.get_sregs(),
+    )?;
     let (cs, cr0) = (sregs.cs, sregs.cr0);
-    tale.say(format!("  cs: selector {:#x}, base {:#x}, limit {:#x}", cs.selector, cs.base, cs.limit));
-    let pe = if cr0 & 1 == 0 { "clear: real mode" } else { "set: protected mode" };
+    tale.say(format!(
+        "  cs: selector {:#x}, base {:#x}, limit {:#x}",
+        cs.selector, cs.base, cs.limit
+    ));
+    let pe = if cr0 & 1 == 0 {
+        "clear: real mode"
+    } else {
+        "set: protected mode"
+    };
     tale.say(format!("  cr0: {cr0:#x}, bit 0 is {pe}"));
     let mut regs = tale.call("KVM_GET_REGS", "all others", vcpu.get_regs())?;
     tale.say(format!("  rip {:#x}, rflags {:#x}", regs.rip, regs.rflags));
-    tale.say(format!("  the first instruction is at {:#x}", cs.base + regs.rip));
+    tale.say(format!(
+        "  the first instruction is at {:#x}",
+        cs.base + regs.rip
+    ));
 
     if tale.breaks("reset-vector") {
         tale.say("KVM_RUN");
         tale.expect_hang();
         match enter(tale, &mut vcpu)? {
-            VcpuExit::InternalError => tale.say("  exit KVM_EXIT_INTERNAL_ERROR: code where no memory is"),
+            VcpuExit::InternalError => {
+                tale.say("  exit KVM_EXIT_INTERNAL_ERROR: code where no memory is")
+            }
             VcpuExit::MmioRead(at, _) => {
-                tale.say(format!("  exit KVM_EXIT_MMIO: load from {at:#x}, where no memory is"));
+                tale.say(format!(
+                    "  exit KVM_EXIT_MMIO: load from {at:#x}, where no memory is"
+                ));
             }
             exit => return Err(tale.unexpected(&exit)),
         }
@@ -65,10 +83,18 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     // 3. Where it should begin instead.
     sregs.cs.base = 0;
     sregs.cs.selector = 0;
-    tale.call("KVM_SET_SREGS", "cs: selector 0, base 0", vcpu.set_sregs(&sregs))?;
+    tale.call(
+        "KVM_SET_SREGS",
+        "cs: selector 0, base 0",
+        vcpu.set_sregs(&sregs),
+    )?;
     regs.rip = 0x1000;
     regs.rflags = RFLAGS;
-    tale.call("KVM_SET_REGS", "rip 0x1000, rflags 0x2", vcpu.set_regs(&regs))?;
+    tale.call(
+        "KVM_SET_REGS",
+        "rip 0x1000, rflags 0x2",
+        vcpu.set_regs(&regs),
+    )?;
 
     // 4. Did it take that?
     let regs = tale.call("KVM_GET_REGS", "again", vcpu.get_regs())?;

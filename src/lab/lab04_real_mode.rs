@@ -53,7 +53,11 @@ const GUEST: Guest = Guest {
 };
 
 fn run(tale: &mut Tale) -> Result<(), Stop> {
-    let rig = if tale.breaks("no-tss") { Rig::without_tss(tale)? } else { Rig::new(tale)? };
+    let rig = if tale.breaks("no-tss") {
+        Rig::without_tss(tale)?
+    } else {
+        Rig::new(tale)?
+    };
 
     // 1. Code: bytes in memory, nothing else.
     if !tale.breaks("no-code") {
@@ -68,14 +72,22 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
             segment.base = 0;
             segment.selector = 0;
         }
-        tale.call("KVM_SET_SREGS", "all segments at base 0", vcpu.set_sregs(&sregs))?;
+        tale.call(
+            "KVM_SET_SREGS",
+            "all segments at base 0",
+            vcpu.set_sregs(&sregs),
+        )?;
     }
     let regs = kvm_regs {
         rip: CODE,
         rflags: RFLAGS,
         ..kvm_regs::default()
     };
-    tale.call("KVM_SET_REGS", "rip 0x1000, rflags 0x2", vcpu.set_regs(&regs))?;
+    tale.call(
+        "KVM_SET_REGS",
+        "rip 0x1000, rflags 0x2",
+        vcpu.set_regs(&regs),
+    )?;
 
     // 3. Run. The call returns when the guest needs something of us.
     tale.say("KVM_RUN");

@@ -34,7 +34,11 @@ const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
-        op(&[0xba, 0xf8, 0x03], "mov dx, 0x3f8", "where a PC's first serial port is"),
+        op(
+            &[0xba, 0xf8, 0x03],
+            "mov dx, 0x3f8",
+            "where a PC's first serial port is",
+        ),
         op(&[0x00, 0xd8], "add al, bl", "2 + 2: the host has set both"),
         op(&[0x04, 0x30], "add al, 0x30", "as a digit"),
         op(&[0xee], "out dx, al", "print it"),
@@ -49,7 +53,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     rig.load(tale, &GUEST)?;
     if tale.breaks("apic") {
         let made = rig.vm.create_irq_chip();
-        tale.call("KVM_CREATE_IRQCHIP", "PIC, I/O APIC, and a local APIC for each vCPU", made)?;
+        tale.call(
+            "KVM_CREATE_IRQCHIP",
+            "PIC, I/O APIC, and a local APIC for each vCPU",
+            made,
+        )?;
         tale.expect_hang();
     }
     let mut vcpu = rig.real_mode(tale)?;

@@ -38,8 +38,16 @@ const GUEST: Guest = Guest {
     width: Width::Bits16,
     ops: &[
         op(&[0xb8, 0x34, 0x12], "mov ax, 0x1234", "a word"),
-        op(&[0xa3, 0x10, 0x00], "mov [0x10], ax", "store it: DS begins where no memory is"),
-        op(&[0xa0, 0x20, 0x00], "mov al, [0x20]", "load a byte from there"),
+        op(
+            &[0xa3, 0x10, 0x00],
+            "mov [0x10], ax",
+            "store it: DS begins where no memory is",
+        ),
+        op(
+            &[0xa0, 0x20, 0x00],
+            "mov al, [0x20]",
+            "load a byte from there",
+        ),
         op(&[0xe6, 0x41], "out 0x41, al", "show what it was"),
         op(&[0xf4], "hlt", "the end"),
     ],
@@ -75,6 +83,9 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     }
     let mut word = [0; 2];
     rig.memory.read(GuestAddress(0x10), &mut word)?;
-    tale.say(format!("memory at 0x10 holds {:#x}", u16::from_le_bytes(word)));
+    tale.say(format!(
+        "memory at 0x10 holds {:#x}",
+        u16::from_le_bytes(word)
+    ));
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(super) const LAB: Lab = Lab {
     variants: &[Variant {
         name: "gdt-limit",
         what: "the table's limit is 7: only the null descriptor counts",
-        recognise: "KVM_EXIT_SHUTDOWN with RIP at the far jump: descriptor 1 lies beyond the limit, which is \
+        recognise: "KVM_EXIT_SHUTDOWN right after CR0.PE is set: descriptor 1 lies beyond the limit, which is \
                     a fault, and there is nobody to handle it. The limit is the size less 1",
     }],
     answer: Answer {
@@ -37,11 +37,23 @@ const REAL: Guest = Guest {
     width: Width::Bits16,
     ops: &[
         op(&[0xfa], "cli", "no interrupts on the way"),
-        op(&[0x66, 0x0f, 0x01, 0x16, 0x00, 0x20], "lgdt [0x2000]", "where the descriptors are"),
+        op(
+            &[0x66, 0x0f, 0x01, 0x16, 0x00, 0x20],
+            "lgdt [0x2000]",
+            "where the descriptors are",
+        ),
         op(&[0x0f, 0x20, 0xc0], "mov eax, cr0", "the switch:"),
         op(&[0x66, 0x83, 0xc8, 0x01], "or eax, 1", "bit 0, PE"),
-        op(&[0x0f, 0x22, 0xc0], "mov cr0, eax", "protected mode, but CS is still that of real mode"),
-        op(&[0xea, 0x00, 0x30, 0x08, 0x00], "jmp far 0x3000, 8", "load CS with descriptor 1"),
+        op(
+            &[0x0f, 0x22, 0xc0],
+            "mov cr0, eax",
+            "protected mode, but CS is still that of real mode",
+        ),
+        op(
+            &[0xea, 0x00, 0x30, 0x08, 0x00],
+            "jmp far 0x3000, 8",
+            "load CS with descriptor 1",
+        ),
     ],
 };
 
@@ -56,7 +68,11 @@ const PROTECTED: Guest = Guest {
             "mov eax, 0x12345678",
             "an immediate that only 32-bit code has",
         ),
-        op(&[0xa3, 0x00, 0x00, 0x10, 0x00], "mov [0x100000], eax", "beyond the reach of real mode"),
+        op(
+            &[0xa3, 0x00, 0x00, 0x10, 0x00],
+            "mov [0x100000], eax",
+            "beyond the reach of real mode",
+        ),
         op(&[0xe7, 0x41], "out 0x41, eax", "show it"),
         op(&[0xf4], "hlt", "the end"),
     ],
@@ -75,9 +91,15 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     // What lgdt loads: the limit, 2 bytes, and the address, 4 bytes.
     let limit: u16 = if tale.breaks("gdt-limit") { 7 } else { 23 };
     let [low, high] = limit.to_le_bytes();
-    rig.memory.write(GuestAddress(0x2000), &[low, high, 0x10, 0x20, 0, 0])?;
-    rig.memory.write(GuestAddress(0x2010), GDT.map(u64::to_le_bytes).as_flattened())?;
-    tale.say(format!("memory at 0x2000: limit {limit}, the table is at 0x2010"));
+    rig.memory
+        .write(GuestAddress(0x2000), &[low, high, 0x10, 0x20, 0, 0])?;
+    rig.memory.write(
+        GuestAddress(0x2010),
+        GDT.map(u64::to_le_bytes).as_flattened(),
+    )?;
+    tale.say(format!(
+        "memory at 0x2000: limit {limit}, the table is at 0x2010"
+    ));
     for (number, (what, descriptor)) in ["null", "code", "data"].into_iter().zip(GDT).enumerate() {
         tale.say(format!("  descriptor {number}, {what}: {descriptor:#018x}"));
     }
@@ -101,9 +123,15 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let sregs = tale.call("KVM_GET_SREGS", "what the jump has done", vcpu.get_sregs())?;
     let cs = sregs.cs;
     tale.say(format!("  cr0 bit 0: {}", sregs.cr0 & 1));
-    tale.say(format!("  cs: selector {:#x}, base {:#x}, limit {:#x}", cs.selector, cs.base, cs.limit));
+    tale.say(format!(
+        "  cs: selector {:#x}, base {:#x}, limit {:#x}",
+        cs.selector, cs.base, cs.limit
+    ));
     let mut stored = [0; 4];
     rig.memory.read(GuestAddress(0x10_0000), &mut stored)?;
-    tale.say(format!("memory at 0x100000 holds {:#x}", u32::from_le_bytes(stored)));
+    tale.say(format!(
+        "memory at 0x100000 holds {:#x}",
+        u32::from_le_bytes(stored)
+    ));
     Ok(())
 }

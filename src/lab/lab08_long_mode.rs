@@ -47,7 +47,11 @@ const GUEST: Guest = Guest {
     ops: &[
         op(&[0x48, 0x31, 0xc0], "xor rax, rax", "0"),
         op(&[0x48, 0xff, 0xc8], "dec rax", "minus 1: 64 ones"),
-        op(&[0x48, 0xc1, 0xe8, 0x20], "shr rax, 0x20", "the upper 32 of them"),
+        op(
+            &[0x48, 0xc1, 0xe8, 0x20],
+            "shr rax, 0x20",
+            "the upper 32 of them",
+        ),
         op(&[0xe7, 0x41], "out 0x41, eax", "show them"),
         op(&[0xf4], "hlt", "the end"),
     ],
@@ -85,10 +89,18 @@ pub(super) fn long_mode(tale: &mut Tale, rig: &Rig) -> Result<VcpuFd, Stop> {
         (top, 0, second | PRESENT_WRITABLE, "the second table"),
         (second, 0, third | PRESENT_WRITABLE, "the third table"),
         (third, 0, PRESENT_WRITABLE | LARGE, "2 MiB from 0 on"),
-        (third, 1, 0x20_0000 | PRESENT_WRITABLE | LARGE, "2 MiB from 2 MiB on"),
+        (
+            third,
+            1,
+            0x20_0000 | PRESENT_WRITABLE | LARGE,
+            "2 MiB from 2 MiB on",
+        ),
     ] {
-        rig.memory.write(GuestAddress(table + entry * 8), &value.to_le_bytes())?;
-        tale.say(format!("  table at {table:#x}, entry {entry}: {value:#8x}, {meaning}"));
+        rig.memory
+            .write(GuestAddress(table + entry * 8), &value.to_le_bytes())?;
+        tale.say(format!(
+            "  table at {table:#x}, entry {entry}: {value:#8x}, {meaning}"
+        ));
     }
 
     // 2. Registers, all in one call: KVM checks that they go together.
@@ -131,6 +143,10 @@ pub(super) fn long_mode(tale: &mut Tale, rig: &Rig) -> Result<VcpuFd, Stop> {
         rflags: RFLAGS,
         ..kvm_regs::default()
     };
-    tale.call("KVM_SET_REGS", "rip 0x1000, rsp 0x7000, rflags 0x2", vcpu.set_regs(&regs))?;
+    tale.call(
+        "KVM_SET_REGS",
+        "rip 0x1000, rsp 0x7000, rflags 0x2",
+        vcpu.set_regs(&regs),
+    )?;
     Ok(vcpu)
 }

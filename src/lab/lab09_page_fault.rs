@@ -61,7 +61,11 @@ const HANDLER: Guest = Guest {
     at: 0x2000,
     width: Width::Bits64,
     ops: &[
-        op(&[0x0f, 0x20, 0xd0], "mov rax, cr2", "the address that was not there"),
+        op(
+            &[0x0f, 0x20, 0xd0],
+            "mov rax, cr2",
+            "the address that was not there",
+        ),
         op(&[0xe7, 0x41], "out 0x41, eax", "show it"),
         op(&[0x58], "pop rax", "the error code: why not"),
         op(&[0xe7, 0x42], "out 0x42, eax", "show it"),
@@ -84,12 +88,22 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     // up, so now the GDT must be there, too: entry 1 is 64-bit code.
     let gate = HANDLER.at | 0x8 << 16 | GATE << 32;
     let [null, code] = [0, 0x00af_9b00_0000_ffff_u64];
-    rig.memory.write(GuestAddress(IDT + PAGE_FAULT * 16), &gate.to_le_bytes())?;
-    rig.memory.write(GuestAddress(GDT), [null, code].map(u64::to_le_bytes).as_flattened())?;
-    tale.say(format!("memory at {IDT:#x} + 14 * 16: the gate {gate:#x}, to {:#x}", HANDLER.at));
-    tale.say(format!("memory at {GDT:#x}: a GDT, with 64-bit code as entry 1"));
+    rig.memory
+        .write(GuestAddress(IDT + PAGE_FAULT * 16), &gate.to_le_bytes())?;
+    rig.memory.write(
+        GuestAddress(GDT),
+        [null, code].map(u64::to_le_bytes).as_flattened(),
+    )?;
+    tale.say(format!(
+        "memory at {IDT:#x} + 14 * 16: the gate {gate:#x}, to {:#x}",
+        HANDLER.at
+    ));
+    tale.say(format!(
+        "memory at {GDT:#x}: a GDT, with 64-bit code as entry 1"
+    ));
 
-    let mut vcpu = long_mode(tale, &rig)?;
+    let about = "a vCPU in long mode at 0x1000, the first 4 MiB mapped, as in lab 8";
+    let mut vcpu = tale.briefly(about, |tale| long_mode(tale, &rig))?;
     let table = |base, limit| kvm_dtable {
         base,
         limit,
@@ -97,7 +111,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     };
     let mut sregs = tale.call("KVM_GET_SREGS", "", vcpu.get_sregs())?;
     sregs.gdt = table(GDT, 15);
-    sregs.idt = if tale.breaks("no-idt") { table(0, 0) } else { table(IDT, 16 * 256 - 1) };
+    sregs.idt = if tale.breaks("no-idt") {
+        table(0, 0)
+    } else {
+        table(IDT, 16 * 256 - 1)
+    };
     let about = format!("idt at {:#x}, limit {:#x}", sregs.idt.base, sregs.idt.limit);
     tale.call("KVM_SET_SREGS", &about, vcpu.set_sregs(&sregs))?;
     if tale.breaks("no-stack") {

@@ -38,7 +38,11 @@ const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits64,
     ops: &[
-        op(&[0xb8, 0x00, 0x00, 0x00, 0x40], "mov eax, 0x40000000", "the first leaf of a hypervisor"),
+        op(
+            &[0xb8, 0x00, 0x00, 0x00, 0x40],
+            "mov eax, 0x40000000",
+            "the first leaf of a hypervisor",
+        ),
         op(&[0x0f, 0xa2], "cpuid", "asks the processor; KVM answers"),
         op(&[0x89, 0xd8], "mov eax, ebx", "its name, four letters"),
         op(&[0xe7, 0x41], "out 0x41, eax", "show them"),
@@ -64,7 +68,10 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     tale.say(format!("  {} entries", cpuid.as_slice().len()));
 
     // 2. Change one.
-    let leaf = cpuid.as_mut_slice().iter_mut().find(|entry| entry.function == HYPERVISOR);
+    let leaf = cpuid
+        .as_mut_slice()
+        .iter_mut()
+        .find(|entry| entry.function == HYPERVISOR);
     let missing = || host("change leaf 0x40000000")("KVM does not offer it");
     let leaf = leaf.ok_or_else(missing)?;
     tale.say(format!("  leaf 0x40000000 says {:?}", name(leaf)));
@@ -72,9 +79,14 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     tale.say(format!("  we change that to {:?}", name(leaf)));
 
     // 3. Give it to the processor, before it runs: afterwards KVM refuses changes.
-    let mut vcpu = long_mode(tale, &rig)?;
+    let about = "a vCPU in long mode at 0x1000, the first 4 MiB mapped, as in lab 8";
+    let mut vcpu = tale.briefly(about, |tale| long_mode(tale, &rig))?;
     if !tale.breaks("no-cpuid") {
-        tale.call("KVM_SET_CPUID2", "all entries, with that one", vcpu.set_cpuid2(&cpuid))?;
+        tale.call(
+            "KVM_SET_CPUID2",
+            "all entries, with that one",
+            vcpu.set_cpuid2(&cpuid),
+        )?;
     }
 
     // 4. Ask from inside.

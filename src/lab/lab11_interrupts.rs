@@ -44,13 +44,25 @@ pub(super) const LAB: Lab = Lab {
 pub(super) const PIC: [Op; 10] = [
     op(&[0xb0, 0x11], "mov al, 0x11", "ICW1: begin, with ICW4"),
     op(&[0xe6, 0x20], "out 0x20, al", "to the first PIC"),
-    op(&[0xb0, 0x20], "mov al, 0x20", "ICW2: its pin 0 is vector 0x20"),
+    op(
+        &[0xb0, 0x20],
+        "mov al, 0x20",
+        "ICW2: its pin 0 is vector 0x20",
+    ),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
-    op(&[0xb0, 0x04], "mov al, 4", "ICW3: the second PIC is at pin 2"),
+    op(
+        &[0xb0, 0x04],
+        "mov al, 4",
+        "ICW3: the second PIC is at pin 2",
+    ),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
     op(&[0xb0, 0x01], "mov al, 1", "ICW4: 8086 mode"),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
-    op(&[0xb0, 0xef], "mov al, 0xef", "the mask: all pins off but 4"),
+    op(
+        &[0xb0, 0xef],
+        "mov al, 0xef",
+        "the mask: all pins off but 4",
+    ),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
 ];
 
@@ -95,9 +107,17 @@ const PIN: u32 = 4;
 fn run(tale: &mut Tale) -> Result<(), Stop> {
     let rig = Rig::new(tale)?;
     rig.load(tale, &GUEST)?;
-    rig.load(tale, if tale.breaks("no-eoi") { &FORGETFUL } else { &HANDLER })?;
+    rig.load(
+        tale,
+        if tale.breaks("no-eoi") {
+            &FORGETFUL
+        } else {
+            &HANDLER
+        },
+    )?;
     // Real mode's interrupt table is at 0: offset and segment for each vector.
-    rig.memory.write(GuestAddress(0x24 * 4), &[0x00, 0x30, 0, 0])?;
+    rig.memory
+        .write(GuestAddress(0x24 * 4), &[0x00, 0x30, 0, 0])?;
     tale.say("memory at 0x24 * 4: the handler of vector 0x24 is at 0x3000");
 
     if tale.breaks("after-vcpu") {
@@ -105,7 +125,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         return tale.call("KVM_CREATE_IRQCHIP", "now", rig.vm.create_irq_chip());
     }
     let made = rig.vm.create_irq_chip();
-    tale.call("KVM_CREATE_IRQCHIP", "two PICs, an I/O APIC, a local APIC for each vCPU", made)?;
+    tale.call(
+        "KVM_CREATE_IRQCHIP",
+        "two PICs, an I/O APIC, a local APIC for each vCPU",
+        made,
+    )?;
     let mut vcpu = rig.real_mode(tale)?;
     if tale.breaks("no-eoi") {
         tale.expect_hang();

@@ -50,9 +50,17 @@ const GUEST: Guest = Guest {
             "its timer: TSC-deadline mode, vector 0x30",
         ),
         op(&[0x0f, 0x31], "rdtsc", "the time, in ticks of the TSC"),
-        op(&[0x66, 0x05, 0x00, 0x00, 0x00, 0x04], "add eax, 0x4000000", "67 million ticks later"),
+        op(
+            &[0x66, 0x05, 0x00, 0x00, 0x00, 0x04],
+            "add eax, 0x4000000",
+            "67 million ticks later",
+        ),
         op(&[0x66, 0x83, 0xd2, 0x00], "adc edx, 0", ""),
-        op(&[0x66, 0xb9, 0xe0, 0x06, 0x00, 0x00], "mov ecx, 0x6e0", "IA32_TSC_DEADLINE"),
+        op(
+            &[0x66, 0xb9, 0xe0, 0x06, 0x00, 0x00],
+            "mov ecx, 0x6e0",
+            "IA32_TSC_DEADLINE",
+        ),
         op(&[0x0f, 0x30], "wrmsr", "wake me then"),
         op(&[0xfb], "sti", "interrupts on"),
         op(&[0xf4], "hlt", "wait"),
@@ -76,24 +84,38 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let rig = Rig::new(tale)?;
     rig.load(tale, &GUEST)?;
     rig.load(tale, &HANDLER)?;
-    rig.memory.write(GuestAddress(0x30 * 4), &[0x00, 0x30, 0, 0])?;
+    rig.memory
+        .write(GuestAddress(0x30 * 4), &[0x00, 0x30, 0, 0])?;
     tale.say("memory at 0x30 * 4: the handler of vector 0x30 is at 0x3000");
-    tale.call("KVM_CREATE_IRQCHIP", "for the local APIC", rig.vm.create_irq_chip())?;
+    tale.call(
+        "KVM_CREATE_IRQCHIP",
+        "for the local APIC",
+        rig.vm.create_irq_chip(),
+    )?;
     let mut vcpu = rig.real_mode(tale)?;
     tale.say("KVM_SET_SREGS: DS begins at 0xfee00000, where the local APIC is");
     data_at(tale, &vcpu, LOCAL_APIC.0)?;
 
     // KVM has this mode wherever it says so, but its list of CPUID leaves need not show it.
     if !rig.kvm.check_extension(Cap::TscDeadlineTimer) {
-        return Err(Stop::NotHere("this KVM has no KVM_CAP_TSC_DEADLINE_TIMER".into()));
+        return Err(Stop::NotHere(
+            "this KVM has no KVM_CAP_TSC_DEADLINE_TIMER".into(),
+        ));
     }
     tale.say("KVM_CHECK_EXTENSION KVM_CAP_TSC_DEADLINE_TIMER: yes");
     let supported = rig.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let mut cpuid = quietly(tale, "KVM_GET_SUPPORTED_CPUID", supported)?;
-    let features = cpuid.as_mut_slice().iter_mut().find(|leaf| leaf.function == 1);
+    let features = cpuid
+        .as_mut_slice()
+        .iter_mut()
+        .find(|leaf| leaf.function == 1);
     let shown = !tale.breaks("hidden-tsc-deadline");
     if let Some(leaf) = features {
-        leaf.ecx = if shown { leaf.ecx | TSC_DEADLINE } else { leaf.ecx & !TSC_DEADLINE };
+        leaf.ecx = if shown {
+            leaf.ecx | TSC_DEADLINE
+        } else {
+            leaf.ecx & !TSC_DEADLINE
+        };
     }
     let about = format!("leaf 1, ECX bit 24 is {}", u8::from(shown));
     tale.call("KVM_SET_CPUID2", &about, vcpu.set_cpuid2(&cpuid))?;

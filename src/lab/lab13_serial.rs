@@ -77,7 +77,9 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
                 data.fill(status);
                 asked += 1;
                 if asked == ENOUGH {
-                    tale.say(format!("  {asked} times: in from port {LSR:#x}; we answer {status:#x}"));
+                    tale.say(format!(
+                        "  {asked} times: in from port {LSR:#x}; we answer {status:#x}"
+                    ));
                     break;
                 }
                 if status != 0 {
@@ -96,6 +98,9 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
             exit => return Err(tale.unexpected(&exit)),
         }
     }
-    tale.say(format!("the guest has printed {:?}", String::from_utf8_lossy(&printed)));
+    tale.say(format!(
+        "the guest has printed {:?}",
+        String::from_utf8_lossy(&printed)
+    ));
     Ok(())
 }

@@ -38,7 +38,11 @@ const GUEST: Guest = Guest {
     width: Width::Bits16,
     ops: &{
         let [a, b, c, d, e, f, g, h, i, j] = PIC;
-        let ier = op(&[0xba, 0xf9, 0x03], "mov dx, 0x3f9", "IER, interrupt enable");
+        let ier = op(
+            &[0xba, 0xf9, 0x03],
+            "mov dx, 0x3f9",
+            "IER, interrupt enable",
+        );
         let one = op(&[0xb0, 0x01], "mov al, 1", "bit 0: when a byte has come");
         let out = op(&[0xee], "out dx, al", "the port may interrupt");
         let sti = op(&[0xfb], "sti", "and so may the PIC");
@@ -54,8 +58,16 @@ const HANDLER: Guest = Guest {
     ops: &[
         op(&[0xba, 0xf8, 0x03], "mov dx, 0x3f8", "RBR, the receiver"),
         op(&[0xec], "in al, dx", "take the byte"),
-        op(&[0x34, 0x20], "xor al, 0x20", "small letters become capitals"),
-        op(&[0xee], "out dx, al", "and send it back: THR is the same port"),
+        op(
+            &[0x34, 0x20],
+            "xor al, 0x20",
+            "small letters become capitals",
+        ),
+        op(
+            &[0xee],
+            "out dx, al",
+            "and send it back: THR is the same port",
+        ),
         op(&[0xb0, 0x20], "mov al, 0x20", "EOI"),
         op(&[0xe6, 0x20], "out 0x20, al", "to the PIC"),
         op(&[0xcf], "iret", "wait on"),
@@ -71,9 +83,14 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let rig = Rig::new(tale)?;
     rig.load(tale, &GUEST)?;
     rig.load(tale, &HANDLER)?;
-    rig.memory.write(GuestAddress(0x24 * 4), &[0x00, 0x30, 0, 0])?;
+    rig.memory
+        .write(GuestAddress(0x24 * 4), &[0x00, 0x30, 0, 0])?;
     tale.say("memory at 0x24 * 4: the handler of vector 0x24 is at 0x3000");
-    tale.call("KVM_CREATE_IRQCHIP", "for the PIC", rig.vm.create_irq_chip())?;
+    tale.call(
+        "KVM_CREATE_IRQCHIP",
+        "for the PIC",
+        rig.vm.create_irq_chip(),
+    )?;
     let mut vcpu = rig.real_mode(tale)?;
     if tale.breaks("stuck-pin") {
         tale.expect_hang();

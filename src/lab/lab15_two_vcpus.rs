@@ -57,9 +57,17 @@ const FIRST: Guest = Guest {
             "mov dword ptr [0x300], 0xc4608",
             "ICR: SIPI, begin at page 8",
         ),
-        op(&[0x2e, 0x80, 0x3e, 0x00, 0x20, 0x00], "cmp byte ptr cs:[0x2000], 0", "has it counted?"),
+        op(
+            &[0x2e, 0x80, 0x3e, 0x00, 0x20, 0x00],
+            "cmp byte ptr cs:[0x2000], 0",
+            "has it counted?",
+        ),
         op(&[0x74, 0xf8], "je short 0x101b", "not yet"),
-        op(&[0x2e, 0xa0, 0x00, 0x20], "mov al, cs:[0x2000]", "what it left"),
+        op(
+            &[0x2e, 0xa0, 0x00, 0x20],
+            "mov al, cs:[0x2000]",
+            "what it left",
+        ),
         op(&[0xe6, 0x41], "out 0x41, al", "show it"),
         op(&[0xf4], "hlt", "the end"),
     ],
@@ -94,7 +102,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let about = "number 1; its registers stay as they are";
     let second = tale.call("KVM_CREATE_VCPU", about, rig.vm.create_vcpu(1))?;
     for (number, vcpu) in [&first, &second].into_iter().enumerate() {
-        let state = tale.call("KVM_GET_MP_STATE", &format!("of vCPU {number}"), vcpu.get_mp_state())?;
+        let state = tale.call(
+            "KVM_GET_MP_STATE",
+            &format!("of vCPU {number}"),
+            vcpu.get_mp_state(),
+        )?;
         tale.say(format!("  {}", mp_state(state.mp_state)));
     }
     if tale.breaks("no-apic") {
@@ -108,7 +120,9 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         };
     }
 
-    let other = thread::Builder::new().name("vcpu1".into()).spawn(|| until_kicked(second));
+    let other = thread::Builder::new()
+        .name("vcpu1".into())
+        .spawn(|| until_kicked(second));
     let other = other.map_err(host("start a thread for vCPU 1"))?;
     tale.say("a thread calls KVM_RUN for vCPU 1, and this one for vCPU 0");
     let ended = match enter(tale, &mut first)? {
@@ -142,6 +156,8 @@ fn until_kicked(mut vcpu: VcpuFd) -> Vec<String> {
                 seen.push("waits for an interrupt until a signal ends its KVM_RUN".into());
                 return seen;
             }
+            // [kvm] does not say so, but KVM_RUN returns this when INIT or SIPI has come: call it again.
+            Err(error) if error.errno() == libc::EAGAIN => {}
             Err(error) => {
                 seen.push(format!("KVM_RUN was refused: {error}"));
                 return seen;

@@ -15,7 +15,7 @@ use super::rig::{Rig, quietly, run as enter};
 use super::tale::{Stop, Tale, host};
 use crate::boot::{self, Options, memory_map};
 use crate::bundle::Bundle;
-use crate::memory::layout::{COM1_PORT, CMDLINE, HIGH_RAM_START, ZERO_PAGE};
+use crate::memory::layout::{CMDLINE, COM1_PORT, HIGH_RAM_START, ZERO_PAGE};
 use crate::vcpu::cpuid;
 use crate::vcpu::entry_state::EntryState;
 
@@ -70,14 +70,27 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let file = file.map_err(host("find a kernel"))?;
     let kernel = boot::load_kernel(&file, &Options::default(), &rig.memory);
     let kernel = kernel.map_err(host("load the kernel"))?;
-    tale.say(format!("the kernel in this program's file: {}", kernel.summary));
-    tale.say(format!("  from {:#x} on, entered at {:#x}", kernel.start.0, kernel.entry.0));
+    tale.say(format!(
+        "the kernel in this program's file: {}",
+        kernel.summary
+    ));
+    tale.say(format!(
+        "  from {:#x} on, entered at {:#x}",
+        kernel.start.0, kernel.entry.0
+    ));
 
     // 2. The command line and the zero page, struct boot_params.
-    let line = if tale.breaks("no-console") { QUIET } else { CONSOLE };
+    let line = if tale.breaks("no-console") {
+        QUIET
+    } else {
+        CONSOLE
+    };
     let info = boot::write_boot_info(&rig.memory, &kernel, line.as_bytes(), None, None);
     let info = info.map_err(host("write the zero page"))?;
-    tale.say(format!("memory at {:#x}: the command line, {line:?}", CMDLINE.0));
+    tale.say(format!(
+        "memory at {:#x}: the command line, {line:?}",
+        CMDLINE.0
+    ));
     if tale.breaks("wrong-e820") {
         let size = (1_u64 << 30) - HIGH_RAM_START.0;
         let last = memory_map::memory_map(MEMORY).len() as u64 - 1;
@@ -87,7 +100,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     tell_zero_page(tale, &rig)?;
 
     // 3. Interrupt controllers, a processor, what it is, and where it begins.
-    tale.call("KVM_CREATE_IRQCHIP", "before the vCPU", rig.vm.create_irq_chip())?;
+    tale.call(
+        "KVM_CREATE_IRQCHIP",
+        "before the vCPU",
+        rig.vm.create_irq_chip(),
+    )?;
     let mut vcpu = tale.call("KVM_CREATE_VCPU", "number 0", rig.vm.create_vcpu(0))?;
     let machine = cpuid::Machine {
         vcpus: 1,
@@ -97,13 +114,24 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let supported = rig.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
     let supported = quietly(tale, "KVM_GET_SUPPORTED_CPUID", supported)?;
     let leaves = cpuid::for_machine(supported, machine);
-    tale.call("KVM_SET_CPUID2", "as in lab 10, one processor", vcpu.set_cpuid2(&leaves))?;
+    tale.call(
+        "KVM_SET_CPUID2",
+        "as in lab 10, one processor",
+        vcpu.set_cpuid2(&leaves),
+    )?;
     let state = EntryState::new(kernel.protocol, kernel.entry, info);
     state.write_tables(&rig.memory)?;
     let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
     state.apply(&mut sregs);
-    tale.call("KVM_SET_SREGS", "long mode, 4 GiB mapped, as in lab 8", vcpu.set_sregs(&sregs))?;
-    let about = format!("rip {:#x}, rsi {:#x}: the zero page", kernel.entry.0, info.0);
+    tale.call(
+        "KVM_SET_SREGS",
+        "long mode, 4 GiB mapped, as in lab 8",
+        vcpu.set_sregs(&sregs),
+    )?;
+    let about = format!(
+        "rip {:#x}, rsi {:#x}: the zero page",
+        kernel.entry.0, info.0
+    );
     tale.call("KVM_SET_REGS", &about, vcpu.set_regs(state.regs()))?;
 
     // 4. Run, until there is a line.
@@ -119,8 +147,14 @@ fn tell_zero_page(tale: &mut Tale, rig: &Rig) -> Result<(), Stop> {
     rig.memory.read(at(CMD_LINE_PTR), &mut pointer)?;
     rig.memory.read(at(E820_ENTRIES), &mut count)?;
     tale.say(format!("memory at {:#x}: the zero page", ZERO_PAGE.0));
-    tale.say(format!("  {MAGIC:#x} header: {:?}", String::from_utf8_lossy(&magic)));
-    tale.say(format!("  {CMD_LINE_PTR:#x} cmd_line_ptr: {:#x}", u32::from_le_bytes(pointer)));
+    tale.say(format!(
+        "  {MAGIC:#x} header: {:?}",
+        String::from_utf8_lossy(&magic)
+    ));
+    tale.say(format!(
+        "  {CMD_LINE_PTR:#x} cmd_line_ptr: {:#x}",
+        u32::from_le_bytes(pointer)
+    ));
     tale.say(format!("  {E820_ENTRIES:#x} e820_entries: {}", count[0]));
     for number in 0..u64::from(count[0]) {
         let (mut start, mut size, mut kind) = ([0; 8], [0; 8], [0]);
@@ -130,7 +164,10 @@ fn tell_zero_page(tale: &mut Tale, rig: &Rig) -> Result<(), Stop> {
         rig.memory.read(at(entry + 16), &mut kind)?;
         let (start, size) = (u64::from_le_bytes(start), u64::from_le_bytes(size));
         let kind = if kind[0] == 1 { "RAM" } else { "reserved" };
-        tale.say(format!("  {entry:#x} {start:#x} to {:#x}: {kind}", start + size - 1));
+        tale.say(format!(
+            "  {entry:#x} {start:#x} to {:#x}: {kind}",
+            start + size - 1
+        ));
     }
     Ok(())
 }
@@ -145,7 +182,9 @@ fn until_a_line(tale: &mut Tale, vcpu: &mut VcpuFd) -> Result<(), Stop> {
             VcpuExit::IoOut(COM1_PORT, data) => line.extend(data.iter().copied().map(char::from)),
             VcpuExit::IoIn(port, data) => data.fill(if port == COM1_PORT + 5 { 0x60 } else { 0 }),
             VcpuExit::IoOut(..) => {}
-            exit @ (VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..)) if tale.breaks("wrong-e820") => {
+            exit @ (VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..))
+                if tale.breaks("wrong-e820") =>
+            {
                 tale.exit(&exit);
                 tale.say("  no memory is there, and no device: we stop");
                 return Ok(());
@@ -157,6 +196,13 @@ fn until_a_line(tale: &mut Tale, vcpu: &mut VcpuFd) -> Result<(), Stop> {
         }
     }
     tale.say(format!("after {exits} exits the kernel has printed:"));
-    tale.say(format!("  {}", if line.is_empty() { "nothing" } else { line.trim_end() }));
+    tale.say(format!(
+        "  {}",
+        if line.is_empty() {
+            "nothing"
+        } else {
+            line.trim_end()
+        }
+    ));
     Ok(())
 }

@@ -13,7 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::list::{Lab, Variant};
 use super::page::Answer;
-use super::rig::{Guest, op};
+use super::rig::{Guest, listed, op};
 use super::tale::{Stop, Tale, host};
 use crate::bundle;
 use crate::timeline::child::exit_code;
@@ -48,14 +48,38 @@ const INIT: Guest = Guest {
     width: Width::Bits64,
     ops: &[
         op(&[0xb8, 0x01, 0x00, 0x00, 0x00], "mov eax, 1", "write("),
-        op(&[0xbf, 0x01, 0x00, 0x00, 0x00], "mov edi, 1", "1, the console,"),
-        op(&[0x48, 0x8d, 0x35, 0x1d, 0x00, 0x00, 0x00], "lea rsi, [0x4000a6]", "the text,"),
-        op(&[0xba, 0x19, 0x00, 0x00, 0x00], "mov edx, 0x19", "its length)"),
+        op(
+            &[0xbf, 0x01, 0x00, 0x00, 0x00],
+            "mov edi, 1",
+            "1, the console,",
+        ),
+        op(
+            &[0x48, 0x8d, 0x35, 0x1d, 0x00, 0x00, 0x00],
+            "lea rsi, [0x4000a6]",
+            "the text,",
+        ),
+        op(
+            &[0xba, 0x19, 0x00, 0x00, 0x00],
+            "mov edx, 0x19",
+            "its length)",
+        ),
         op(&[0x0f, 0x05], "syscall", "ask the kernel"),
         op(&[0xb8, 0xa9, 0x00, 0x00, 0x00], "mov eax, 0xa9", "reboot("),
-        op(&[0xbf, 0xad, 0xde, 0xe1, 0xfe], "mov edi, 0xfee1dead", "LINUX_REBOOT_MAGIC1,"),
-        op(&[0xbe, 0x69, 0x19, 0x12, 0x28], "mov esi, 0x28121969", "LINUX_REBOOT_MAGIC2,"),
-        op(&[0xba, 0x67, 0x45, 0x23, 0x01], "mov edx, 0x1234567", "LINUX_REBOOT_CMD_RESTART)"),
+        op(
+            &[0xbf, 0xad, 0xde, 0xe1, 0xfe],
+            "mov edi, 0xfee1dead",
+            "LINUX_REBOOT_MAGIC1,",
+        ),
+        op(
+            &[0xbe, 0x69, 0x19, 0x12, 0x28],
+            "mov esi, 0x28121969",
+            "LINUX_REBOOT_MAGIC2,",
+        ),
+        op(
+            &[0xba, 0x67, 0x45, 0x23, 0x01],
+            "mov edx, 0x1234567",
+            "LINUX_REBOOT_CMD_RESTART)",
+        ),
         op(&[0x0f, 0x05], "syscall", "ask the kernel"),
     ],
 };
@@ -64,25 +88,42 @@ const TEXT: &[u8] = b"hello from lab 17's init\n";
 fn run(tale: &mut Tale) -> Result<(), Stop> {
     super::needs_linux()?;
     let init = elf(&[&INIT.bytes(), TEXT].concat());
-    tale.say(format!("a program: ELF header, program header, code and text, {} bytes", init.len()));
+    tale.say(format!(
+        "a program: ELF header, program header, code and text, {} bytes",
+        init.len()
+    ));
     if !tale.is_broken() {
         for (line, comment) in INIT.lines() {
-            tale.say(format!("    {:<60} ; {comment}", line.to_string()));
+            tale.say(listed(&line, comment));
         }
     }
-    let mode = if tale.breaks("mode") { 0o100_644 } else { 0o100_755 };
-    let archive = [entry(1, "init", mode, &init), entry(0, "TRAILER!!!", 0, &[])].concat();
-    tale.say(format!("an archive: /init with mode {mode:o}, and a trailer, {} bytes", archive.len()));
+    let mode = if tale.breaks("mode") {
+        0o100_644
+    } else {
+        0o100_755
+    };
+    let archive = [
+        entry(1, "init", mode, &init),
+        entry(0, "TRAILER!!!", 0, &[]),
+    ]
+    .concat();
+    tale.say(format!(
+        "an archive: /init with mode {mode:o}, and a trailer, {} bytes",
+        archive.len()
+    ));
 
     // A file without a name, which the child finds by the number of our descriptor.
     let file = memfd_create("initramfs", MemfdFlags::empty());
     let mut file = std::fs::File::from(file.map_err(host("make a file in memory"))?);
-    file.write_all(&archive).map_err(host("write the archive"))?;
+    file.write_all(&archive)
+        .map_err(host("write the archive"))?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
 
     tale.say("cottage run --initramfs FILE");
     let mut child = Command::new(bundle::program());
-    child.args(["run", "--initramfs", &path]).stdin(Stdio::null());
+    child
+        .args(["run", "--initramfs", &path])
+        .stdin(Stdio::null());
     let output = child.output().map_err(host("start cottage"))?;
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         // The kernel's panic, but not its stack.
@@ -124,9 +165,27 @@ fn entry(inode: u32, name: &str, mode: u32, data: &[u8]) -> Vec<u8> {
     let len = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     // Inode, mode, owner, group, links, time, size, device (2), device it is (2), length of the name
     // with its NUL, checksum.
-    let fields = [inode, mode, 0, 0, 1, 0, len(data.len()), 0, 0, 0, 0, len(name.len() + 1), 0];
+    let fields = [
+        inode,
+        mode,
+        0,
+        0,
+        1,
+        0,
+        len(data.len()),
+        0,
+        0,
+        0,
+        0,
+        len(name.len() + 1),
+        0,
+    ];
     let mut bytes = b"070701".to_vec();
-    bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
+    bytes.extend(
+        fields
+            .iter()
+            .flat_map(|field| format!("{field:08x}").into_bytes()),
+    );
     bytes.extend(name.bytes().chain([0]));
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes.extend(data);

@@ -21,9 +21,11 @@ use super::rig::{Rig, quietly, run as enter};
 use super::tale::{Stop, Tale, host};
 use crate::bus::MmioBus;
 use crate::config::disk::{Access, Disk, Format};
+use crate::console::words::say;
 use crate::control::Control;
 use crate::devices::Pins;
 use crate::memory::layout::VIRTIO_ACPI;
+use crate::outcome::Ending;
 use crate::virtio::attach::{Sockets, attach};
 use crate::virtio::blk::Blk;
 
@@ -35,10 +37,10 @@ pub(super) const LAB: Lab = Lab {
     guests: &[GUEST],
     variants: &[
         Variant {
-            name: "no-notify",
-            what: "the driver does not write QueueNotify",
-            recognise: "everything is in memory, and nothing happens: used.idx stays 0, and the guest makes no \
-                        exits. The device does not look at a queue unless it is told to",
+            name: "no-driver-ok",
+            what: "the driver never sets DRIVER_OK",
+            recognise: "everything is in memory, the notification arrives, and nothing happens: used.idx stays \
+                        0. A device does not touch its queues before DRIVER_OK",
         },
         Variant {
             name: "no-version-1",
@@ -69,7 +71,10 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let mut disk = std::fs::File::from(disk);
     let sectors = [vec![0; 7 * 512], TEXT.to_vec(), vec![0; 512 - TEXT.len()]].concat();
     disk.write_all(&sectors).map_err(host("write the disk"))?;
-    tale.say(format!("a disk of 8 sectors; number 7 begins with {:?}", String::from_utf8_lossy(TEXT)));
+    tale.say(format!(
+        "a disk of 8 sectors; number 7 begins with {:?}",
+        String::from_utf8_lossy(TEXT)
+    ));
     let description = Disk {
         path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
         format: Some(Format::Raw),
@@ -83,23 +88,27 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     // 2. The machine, and the device at its address.
     let rig = Rig::new(tale)?;
     let mut bus = MmioBus::new();
+    let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
     let mut sockets = Sockets {
         mmio: &mut bus,
         ioapic: Arc::new(NoPins),
         memory: rig.memory.clone(),
-        control: Arc::new(Control::new().map_err(host("make an eventfd"))?),
-        tell: |_| (),
+        control: control.clone(),
+        tell: say,
     };
     let attached = attach(vec![Arc::new(device)], &mut sockets);
     let attached = attached.map_err(host("attach the disk"))?;
-    tale.say(format!("cottage's virtio-blk: its registers are at {:#x}", VIRTIO_ACPI.0));
+    tale.say(format!(
+        "cottage's virtio-blk: its registers are at {:#x}",
+        VIRTIO_ACPI.0
+    ));
 
     // 3. The driver: its request in memory, and its list of registers to write.
     rig.load(tale, &GUEST)?;
     write_request(tale, &rig)?;
     let mut list = Vec::new();
     for (offset, value) in REGISTERS {
-        let skipped = tale.breaks("no-notify") && offset == 0x050;
+        let skipped = tale.breaks("no-driver-ok") && value == 0xf;
         let refused = tale.breaks("no-version-1") && offset == 0x020;
         if !skipped {
             list.extend(offset.to_le_bytes());
@@ -111,7 +120,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let mut vcpu = rig.real_mode(tale)?;
     let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
     sregs.es.base = VIRTIO_ACPI.0;
-    tale.call("KVM_SET_SREGS", "ES begins at the registers", vcpu.set_sregs(&sregs))?;
+    tale.call(
+        "KVM_SET_SREGS",
+        "ES begins at the registers",
+        vcpu.set_sregs(&sregs),
+    )?;
 
     // 4. Run; exits at the registers go to the device.
     if tale.is_broken() {
@@ -124,6 +137,7 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     let mut status = [0; 4];
     bus.read(VIRTIO_ACPI.0 + 0x070, &mut status);
     tale.say(format!("Status reads {:#x}", u32::from_le_bytes(status)));
+    control.stop(Ending::PowerOff);
     for transport in attached {
         transport.server().shut_down();
     }
@@ -136,12 +150,21 @@ fn drive(tale: &mut Tale, vcpu: &mut VcpuFd, bus: &MmioBus) -> Result<(), Stop> 
     loop {
         match enter(tale, vcpu)? {
             VcpuExit::MmioWrite(at, data) => {
-                let value = data.iter().rev().fold(0, |all, byte| all << 8 | u32::from(*byte));
-                tale.say(format!("  exit KVM_EXIT_MMIO: {}", register(at - VIRTIO_ACPI.0, value)));
+                let value = data
+                    .iter()
+                    .rev()
+                    .fold(0, |all, byte| all << 8 | u32::from(*byte));
+                tale.say(format!(
+                    "  exit KVM_EXIT_MMIO: {}",
+                    register(at - VIRTIO_ACPI.0, value)
+                ));
                 bus.write(at, data);
             }
             VcpuExit::IoOut(0x41, data) => {
-                tale.say(format!("  the request's status: {}; the sector begins at {DATA:#x}", data[0]));
+                tale.say(format!(
+                    "  the request's status: {}; the sector begins at {DATA:#x}",
+                    data[0]
+                ));
             }
             VcpuExit::IoOut(0x3f8, data) => printed.extend_from_slice(data),
             VcpuExit::Hlt => {
@@ -149,12 +172,17 @@ fn drive(tale: &mut Tale, vcpu: &mut VcpuFd, bus: &MmioBus) -> Result<(), Stop> 
                 break;
             }
             VcpuExit::Intr if tale.is_broken() => {
-                tale.say("  KVM_RUN does not return; after a while a signal ends it, KVM_EXIT_INTR");
+                tale.say(
+                    "  KVM_RUN does not return; after a while a signal ends it, KVM_EXIT_INTR",
+                );
                 break;
             }
             exit => return Err(tale.unexpected(&exit)),
         }
     }
-    tale.say(format!("the guest has printed {:?}", String::from_utf8_lossy(&printed)));
+    tale.say(format!(
+        "the guest has printed {:?}",
+        String::from_utf8_lossy(&printed)
+    ));
     Ok(())
 }

@@ -84,9 +84,17 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     rig.memory.write(GuestAddress(GUEST.at), &GUEST.bytes())?;
     let first = exits(tale, &mut vcpu, 1)?;
     tale.say(format!("the first exit: {} us", first / 1000));
-    let count = if tale.breaks("talkative") { CHATTY } else { MANY };
+    let count = if tale.breaks("talkative") {
+        CHATTY
+    } else {
+        MANY
+    };
     let many = exits(tale, &mut vcpu, count)?;
-    tale.say(format!("{count} exits: {} us, {} ns each", many / 1000, many / u64::from(count)));
+    tale.say(format!(
+        "{count} exits: {} us, {} ns each",
+        many / 1000,
+        many / u64::from(count)
+    ));
 
     // 3. A boot.
     if tale.breaks("talkative") {
@@ -123,7 +131,9 @@ fn a_boot(tale: &mut Tale) -> Result<(), Stop> {
     let child = MeasuredChild::spawn(bundle::program(), &words, false, |command| {
         command.stdin(Stdio::null()).stdout(Stdio::null());
     });
-    let run = child.and_then(MeasuredChild::wait).map_err(host("measure a boot"))?;
+    let run = child
+        .and_then(MeasuredChild::wait)
+        .map_err(host("measure a boot"))?;
     let intervals = chart::intervals(&run);
     for (who, spent) in chart::shares(&intervals) {
         tale.say(format!("  {who}: {} ms", spent / 1_000_000));

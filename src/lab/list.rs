@@ -137,7 +137,10 @@ mod tests {
                 );
             }
             for shown in page::commands(lab.page) {
-                assert!(wanted.iter().any(|w| w == shown), "{shown} is none of lab {number}");
+                assert!(
+                    wanted.iter().any(|w| w == shown),
+                    "{shown} is none of lab {number}"
+                );
             }
         }
     }
@@ -146,7 +149,10 @@ mod tests {
     fn pages_have_all_parts_and_name_their_code() {
         for (number, lab) in (1..).zip(&LABS) {
             let mut rest = lab.page;
-            assert!(rest.starts_with(&format!("# Lab {number}: ")), "lab {number}");
+            assert!(
+                rest.starts_with(&format!("# Lab {number}: ")),
+                "lab {number}"
+            );
             for part in [
                 "\n**Goal.** ",
                 "\n## The calls\n",
@@ -171,7 +177,9 @@ mod tests {
     fn index_of_pages_has_every_lab() {
         let index = include_str!("../../docs/labs/README.md");
         for (number, lab) in (1..).zip(&LABS) {
-            let row = index.lines().find(|l| l.starts_with(&format!("| {number} | [")));
+            let row = index
+                .lines()
+                .find(|l| l.starts_with(&format!("| {number} | [")));
             let row = row.unwrap_or_else(|| panic!("no row for lab {number}"));
             for variant in lab.variants {
                 assert!(row.contains(&format!("`{}`", variant.name)), "{row}");

@@ -103,7 +103,7 @@ fn run(number: usize, lab: &'static Lab, broken: Option<&str>) -> u8 {
             return USER_ERROR;
         }
     };
-    match perform(lab, variant, true).0 {
+    match perform(number, lab, variant, true).0 {
         Ok(()) => 0,
         Err(stop) => complain(&stop),
     }
@@ -124,7 +124,7 @@ fn check(number: usize, lab: &'static Lab) -> u8 {
     let mut worst = 0;
     for variant in [None].into_iter().chain(lab.variants.iter().map(Some)) {
         let command = command(number, variant);
-        let (ended, told) = perform(lab, variant, false);
+        let (ended, told) = perform(number, lab, variant, false);
         match ended {
             Err(stop @ Stop::NotHere(_)) => return complain(&stop),
             Err(stop) => {
@@ -175,6 +175,7 @@ pub fn command(number: usize, variant: Option<&Variant>) -> String {
 ///
 /// A refusal is the point of some variants, so there it is an end like others.
 pub fn perform(
+    number: usize,
     lab: &'static Lab,
     variant: Option<&'static Variant>,
     live: bool,
@@ -183,9 +184,9 @@ pub fn perform(
     let deadline = tale.deadline();
     let (done, finished) = sync_channel(1);
     let work = move || {
-        tale.say(format!("{}: {}", lab.name, lab.title));
+        tale.say(format!("lab {number}: {}", lab.title));
         if let Some(variant) = variant {
-            tale.say(format!("left out or wrong: {}", variant.what));
+            tale.explain(&format!("left out or wrong: {}", variant.what));
         }
         let mut ended = (lab.run)(&mut tale);
         if let Some(variant) = variant {
@@ -193,7 +194,7 @@ pub fn perform(
                 ended = Ok(());
             }
             if ended.is_ok() {
-                tale.say(format!("how to recognise it: {}", variant.recognise));
+                tale.explain(&format!("how to recognise it: {}", variant.recognise));
             }
         }
         let _nobody_waits = done.send((ended, tale.into_lines()));

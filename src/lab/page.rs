@@ -75,7 +75,9 @@ pub fn shown(page: &str, answers: bool) -> String {
     match page.split_once(ANSWERS) {
         Some((before, after)) if !answers => {
             // What stands behind the answers belongs to the page again.
-            let rest = after.split_once("\n## ").map(|(_, rest)| format!("\n## {rest}"));
+            let rest = after
+                .split_once("\n## ")
+                .map(|(_, rest)| format!("\n## {rest}"));
             format!("{before}{}", rest.unwrap_or_default())
         }
         _ => page.to_owned(),
@@ -155,7 +157,10 @@ mod tests {
     #[test]
     fn answers_are_left_out_unless_asked_for() {
         let short = shown(PAGE, false);
-        assert!(!short.contains("1. x") && short.contains("## Code"), "{short}");
+        assert!(
+            !short.contains("1. x") && short.contains("## Code"),
+            "{short}"
+        );
         assert_eq!(shown(PAGE, true), PAGE);
     }
 

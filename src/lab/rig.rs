@@ -37,11 +37,7 @@ pub struct Op {
 }
 
 /// Makes an [`Op`].
-pub(super) const fn op(
-    bytes: &'static [u8],
-    text: &'static str,
-    comment: &'static str,
-) -> Op {
+pub(super) const fn op(bytes: &'static [u8], text: &'static str, comment: &'static str) -> Op {
     Op {
         bytes,
         text,
@@ -179,8 +175,7 @@ impl Rig {
         }
         tale.say(format!("the guest's code, at {:#x}:", guest.at));
         for (line, comment) in guest.lines() {
-            let line = line.to_string();
-            tale.say(format!("    {line:<60} ; {comment}").trim_end_matches([' ', ';']));
+            tale.say(listed(&line, comment));
         }
         Ok(())
     }
@@ -190,7 +185,9 @@ impl Rig {
     /// # Errors
     /// KVM's refusal.
     pub fn real_mode(&self, tale: &mut Tale) -> Result<VcpuFd, Stop> {
-        tale.say("a vCPU in real mode at 0x1000, all segments at 0, stack below 0x7000, as in lab 4");
+        tale.say(
+            "a vCPU in real mode at 0x1000, all segments at 0, stack below 0x7000, as in lab 4",
+        );
         let vcpu = quietly(tale, "KVM_CREATE_VCPU", self.vm.create_vcpu(0))?;
         let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
         for segment in [&mut sregs.cs, &mut sregs.ds, &mut sregs.es, &mut sregs.ss] {
@@ -207,6 +204,18 @@ impl Rig {
         quietly(tale, "KVM_SET_REGS", vcpu.set_regs(&regs))?;
         Ok(vcpu)
     }
+}
+
+/// A line of a listing.
+pub(super) fn listed(line: &Line, comment: &str) -> String {
+    let bytes: Vec<_> = line
+        .bytes
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let (bytes, text) = (bytes.join(" "), &line.text);
+    let whole = format!("    {:#x}  {bytes:<26}  {text:<31} ; {comment}", line.at);
+    whole.trim_end_matches([' ', ';']).to_owned()
 }
 
 /// A call that an earlier lab has explained: only its refusal is told.

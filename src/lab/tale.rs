@@ -20,6 +20,8 @@ use crate::timeline::now;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same where it is meant to hang.
 const SHORT: Duration = Duration::from_millis(700);
+/// Columns of a paragraph.
+const WIDTH: usize = 96;
 
 /// Why a lab ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +89,7 @@ impl Deadline {
 pub struct Tale {
     lines: Vec<String>,
     live: bool,
+    muted: bool,
     broken: Option<&'static str>,
     patience: Duration,
     deadline: Deadline,
@@ -99,6 +102,7 @@ impl Tale {
         Self {
             lines: Vec::new(),
             live,
+            muted: false,
             broken,
             patience: PATIENCE,
             deadline: Deadline::default(),
@@ -123,11 +127,45 @@ impl Tale {
     /// Tells one line.
     pub fn say(&mut self, line: impl Into<String>) {
         let line = line.into();
+        if self.muted {
+            return;
+        }
         if self.live {
             // Without a reader the lab runs on; its status still tells.
             let _nobody_listens = writeln_stdout(&line);
         }
         self.lines.push(line);
+    }
+
+    /// Tells a paragraph, in lines that fit a screen.
+    pub fn explain(&mut self, text: &str) {
+        let mut line = String::new();
+        for word in text.split_whitespace() {
+            if !line.is_empty() && line.len() + 1 + word.len() > WIDTH {
+                self.say(std::mem::replace(&mut line, String::from(" ")));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        self.say(line);
+    }
+
+    /// Does what an earlier lab has told at length, in one line: `about`.
+    ///
+    /// # Errors
+    /// What `work` says.
+    pub fn briefly<T>(
+        &mut self,
+        about: &str,
+        work: impl FnOnce(&mut Self) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        self.say(about);
+        self.muted = true;
+        let result = work(self);
+        self.muted = false;
+        result
     }
 
     /// Tells of a call, and of its refusal.
@@ -195,7 +233,9 @@ pub fn words(exit: &VcpuExit<'_>) -> String {
         VcpuExit::IoIn(port, data) => {
             format!("KVM_EXIT_IO: in from port {port:#x}, {} wanted", size(data))
         }
-        VcpuExit::MmioWrite(at, data) => format!("KVM_EXIT_MMIO: store to {at:#x}, {}", bytes(data)),
+        VcpuExit::MmioWrite(at, data) => {
+            format!("KVM_EXIT_MMIO: store to {at:#x}, {}", bytes(data))
+        }
         VcpuExit::MmioRead(at, data) => {
             format!("KVM_EXIT_MMIO: load from {at:#x}, {} wanted", size(data))
         }
@@ -237,7 +277,10 @@ mod tests {
     #[test]
     fn exits_are_told_with_port_size_and_value() {
         let out = VcpuExit::IoOut(0x3f8, b"A");
-        assert_eq!(words(&out), "KVM_EXIT_IO: out to port 0x3f8, 1 byte: 0x41 'A'");
+        assert_eq!(
+            words(&out),
+            "KVM_EXIT_IO: out to port 0x3f8, 1 byte: 0x41 'A'"
+        );
         let store = VcpuExit::MmioWrite(0xd000_0000, &[0x34, 0x12]);
         assert_eq!(
             words(&store),
@@ -248,12 +291,26 @@ mod tests {
     #[test]
     fn refused_call_is_told_and_ends_the_lab() {
         let mut tale = Tale::new(None, false);
-        let refused = tale.call("KVM_X", "y", Err::<(), _>(kvm_ioctls::Error::new(libc::EINVAL)));
+        let refused = tale.call(
+            "KVM_X",
+            "y",
+            Err::<(), _>(kvm_ioctls::Error::new(libc::EINVAL)),
+        );
         assert!(matches!(refused, Err(Stop::Refused { call: "KVM_X", .. })));
         assert_eq!(
             tale.into_lines(),
             ["KVM_X: y", "  refused: Invalid argument (os error 22)"]
         );
+    }
+
+    #[test]
+    fn paragraphs_are_cut_between_words_and_indented() {
+        let mut tale = Tale::new(None, false);
+        tale.explain(&"word ".repeat(30));
+        let lines = tale.into_lines();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].len() <= WIDTH && lines[0].ends_with("word"));
+        assert!(lines[1].starts_with("  word"));
     }
 
     #[test]
