@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuExit;
 use super::list::{Lab, Variant};
 use super::page::Answer;
 use super::rig::{CODE, Guest, RFLAGS, Rig, op, run as enter};
-use super::tale::{Stop, Tale};
+use super::tale::{Stop, Tale, words};
 use crate::watch::code::Width;
 
 pub(super) const LAB: Lab = Lab {
@@ -22,8 +22,9 @@ pub(super) const LAB: Lab = Lab {
         Variant {
             name: "no-code",
             what: "the code is not written to memory, so the guest runs zeros",
-            recognise: "no exit at all and a busy host processor: zeros are `add [bx+si], al`, and the guest \
-                        runs through them, round and round. This is the first kind of \"no output\"",
+            recognise: "a busy host processor, and no exit that makes sense: zeros are `add [bx+si], al`, and \
+                        the guest runs through them, over the end of its segment, and round again. This is \
+                        the first kind of \"no output\"",
         },
         Variant {
             name: "cs-base",
@@ -96,9 +97,8 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     }
     match enter(tale, &mut vcpu)? {
         VcpuExit::Hlt => tale.exit(&VcpuExit::Hlt),
-        VcpuExit::Intr if tale.breaks("no-code") => {
-            tale.say("  it does not return; after a while a signal ends it, KVM_EXIT_INTR");
-        }
+        // Where the segment ends the processor faults, and what it pushes then is run as code next time.
+        exit if tale.breaks("no-code") => tale.say(format!("  ended by {}", words(&exit))),
         VcpuExit::InternalError if tale.breaks("cs-base") => {
             tale.say("  exit KVM_EXIT_INTERNAL_ERROR: code where no memory is");
         }

@@ -26,14 +26,14 @@ pub(super) const LAB: Lab = Lab {
             name: "no-idt",
             what: "there is no interrupt table",
             recognise: "KVM_EXIT_SHUTDOWN, with RIP at the instruction that faulted and CR2 the address it \
-                        wanted. A kernel that dies this way before its first line has touched what nobody \
-                        mapped or lent",
+                        wanted; on AMD neither, for KVM resets the processor then. A kernel that dies \
+                        so before its first line has touched what nobody mapped or lent",
         },
         Variant {
             name: "no-stack",
             what: "RSP points to where nothing is mapped",
-            recognise: "KVM_EXIT_SHUTDOWN, and CR2 just below RSP: the processor could not push what a \
-                        handler needs. The first fault's address is gone from CR2",
+            recognise: "KVM_EXIT_SHUTDOWN as without a table, and the table is in order: then look at RSP. To \
+                        call a handler the processor pushes five words, and that faulted in turn",
         },
     ],
     answer: Answer {
@@ -78,6 +78,8 @@ const IDT: u64 = 0x4000;
 const PAGE_FAULT: u64 = 14;
 /// An entry's flags: present, an interrupt gate of 64 bits.
 const GATE: u64 = 0x8e00;
+/// Where a processor begins: lab 3.
+const RESET_RIP: u64 = 0xfff0;
 
 fn run(tale: &mut Tale) -> Result<(), Stop> {
     let rig = Rig::new(tale)?;
@@ -140,6 +142,11 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     }
     let regs = tale.call("KVM_GET_REGS", "where it died", vcpu.get_regs())?;
     tale.say(format!("  rip {:#x}", regs.rip));
+    if regs.rip == RESET_RIP {
+        tale.say(
+            "  KVM has reset this processor: on AMD nothing is left of it after a triple fault",
+        );
+    }
     let sregs = tale.call("KVM_GET_SREGS", "and of what", vcpu.get_sregs())?;
     tale.say(format!("  cr2 {:#x}", sregs.cr2));
     Ok(())

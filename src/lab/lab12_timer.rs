@@ -72,7 +72,8 @@ const HANDLER: Guest = Guest {
     at: 0x3000,
     width: Width::Bits16,
     ops: &[
-        op(&[0xe6, 0x41], "out 0x41, al", "the timer"),
+        op(&[0xb0, 0x54], "mov al, 0x54", "a 'T'"),
+        op(&[0xe6, 0x41], "out 0x41, al", "the timer has come"),
         op(&[0xf4], "hlt", "the end"),
     ],
 };

@@ -1,4 +1,4 @@
-//! Lab 17: an initramfs by hand, and a process 1 of 195 bytes.
+//! Lab 17: an initramfs by hand, and a process 1 of 191 bytes.
 //!
 //! The first program of a Linux is a file in an archive that the loader has put into memory. Archive and
 //! program are made here byte by byte; `cottage run` boots them. Source: `[buffer]` Linux
