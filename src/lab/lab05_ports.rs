@@ -30,15 +30,12 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
-        op(
-            &[0xba, 0xf8, 0x03],
-            "mov dx, 0x3f8",
-            "where a PC's first serial port is",
-        ),
+        op(&[0xba, 0xf8, 0x03], "mov dx, 0x3f8", "where a PC's first serial port is"),
         op(&[0x00, 0xd8], "add al, bl", "2 + 2: the host has set both"),
         op(&[0x04, 0x30], "add al, 0x30", "as a digit"),
         op(&[0xee], "out dx, al", "print it"),

@@ -33,21 +33,14 @@ pub(super) const LAB: Lab = Lab {
 
 const DEVICE: u64 = 0xd000_0000;
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
         op(&[0xb8, 0x34, 0x12], "mov ax, 0x1234", "a word"),
-        op(
-            &[0xa3, 0x10, 0x00],
-            "mov [0x10], ax",
-            "store it: DS begins where no memory is",
-        ),
-        op(
-            &[0xa0, 0x20, 0x00],
-            "mov al, [0x20]",
-            "load a byte from there",
-        ),
+        op(&[0xa3, 0x10, 0x00], "mov [0x10], ax", "store it: DS begins where no memory is"),
+        op(&[0xa0, 0x20, 0x00], "mov al, [0x20]", "load a byte from there"),
         op(&[0xe6, 0x41], "out 0x41, al", "show what it was"),
         op(&[0xf4], "hlt", "the end"),
     ],

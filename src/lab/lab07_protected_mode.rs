@@ -32,47 +32,29 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const REAL: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
         op(&[0xfa], "cli", "no interrupts on the way"),
-        op(
-            &[0x66, 0x0f, 0x01, 0x16, 0x00, 0x20],
-            "lgdt [0x2000]",
-            "where the descriptors are",
-        ),
+        op(&[0x66, 0x0f, 0x01, 0x16, 0x00, 0x20], "lgdt [0x2000]", "where the descriptors are"),
         op(&[0x0f, 0x20, 0xc0], "mov eax, cr0", "the switch:"),
         op(&[0x66, 0x83, 0xc8, 0x01], "or eax, 1", "bit 0, PE"),
-        op(
-            &[0x0f, 0x22, 0xc0],
-            "mov cr0, eax",
-            "protected mode, but CS is still that of real mode",
-        ),
-        op(
-            &[0xea, 0x00, 0x30, 0x08, 0x00],
-            "jmp far 0x3000, 8",
-            "load CS with descriptor 1",
-        ),
+        op(&[0x0f, 0x22, 0xc0], "mov cr0, eax", "protected mode, but CS is still that of real mode"),
+        op(&[0xea, 0x00, 0x30, 0x08, 0x00], "jmp far 0x3000, 8", "load CS with descriptor 1"),
     ],
 };
 
+#[rustfmt::skip]
 const PROTECTED: Guest = Guest {
     at: 0x3000,
     width: Width::Bits32,
     ops: &[
         op(&[0x66, 0xb8, 0x10, 0x00], "mov ax, 0x10", "descriptor 2"),
         op(&[0x8e, 0xd8], "mov ds, ax", "a data segment of 4 GiB"),
-        op(
-            &[0xb8, 0x78, 0x56, 0x34, 0x12],
-            "mov eax, 0x12345678",
-            "an immediate that only 32-bit code has",
-        ),
-        op(
-            &[0xa3, 0x00, 0x00, 0x10, 0x00],
-            "mov [0x100000], eax",
-            "beyond the reach of real mode",
-        ),
+        op(&[0xb8, 0x78, 0x56, 0x34, 0x12], "mov eax, 0x12345678", "an immediate that only 32-bit code has"),
+        op(&[0xa3, 0x00, 0x00, 0x10, 0x00], "mov [0x100000], eax", "beyond the reach of real mode"),
         op(&[0xe7, 0x41], "out 0x41, eax", "show it"),
         op(&[0xf4], "hlt", "the end"),
     ],

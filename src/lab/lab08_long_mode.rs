@@ -41,17 +41,14 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits64,
     ops: &[
         op(&[0x48, 0x31, 0xc0], "xor rax, rax", "0"),
         op(&[0x48, 0xff, 0xc8], "dec rax", "minus 1: 64 ones"),
-        op(
-            &[0x48, 0xc1, 0xe8, 0x20],
-            "shr rax, 0x20",
-            "the upper 32 of them",
-        ),
+        op(&[0x48, 0xc1, 0xe8, 0x20], "shr rax, 0x20", "the upper 32 of them"),
         op(&[0xe7, 0x41], "out 0x41, eax", "show them"),
         op(&[0xf4], "hlt", "the end"),
     ],
@@ -82,26 +79,8 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
 
 /// Processor 0 in long mode at [`CODE`], with the first 4 MiB mapped one to one and a stack below 0x7000.
 pub(super) fn long_mode(tale: &mut Tale, rig: &Rig) -> Result<VcpuFd, Stop> {
-    // 1. Tables. An address's bits 47:39 choose an entry of the top table, 38:30 of the second, 29:21 of
-    //    the third, whose entries here are pages of 2 MiB; bits 20:0 are the place in it.
-    let [top, second, third] = TABLES;
-    for (table, entry, value, meaning) in [
-        (top, 0, second | PRESENT_WRITABLE, "the second table"),
-        (second, 0, third | PRESENT_WRITABLE, "the third table"),
-        (third, 0, PRESENT_WRITABLE | LARGE, "2 MiB from 0 on"),
-        (
-            third,
-            1,
-            0x20_0000 | PRESENT_WRITABLE | LARGE,
-            "2 MiB from 2 MiB on",
-        ),
-    ] {
-        rig.memory
-            .write(GuestAddress(table + entry * 8), &value.to_le_bytes())?;
-        tale.say(format!(
-            "  table at {table:#x}, entry {entry}: {value:#8x}, {meaning}"
-        ));
-    }
+    // 1. Tables.
+    write_tables(tale, rig)?;
 
     // 2. Registers, all in one call: KVM checks that they go together.
     let vcpu = tale.call("KVM_CREATE_VCPU", "number 0", rig.vm.create_vcpu(0))?;
@@ -128,13 +107,13 @@ pub(super) fn long_mode(tale: &mut Tale, rig: &Rig) -> Result<VcpuFd, Stop> {
             ..flat
         };
     }
-    sregs.cr3 = top;
+    sregs.cr3 = TABLES[0];
     sregs.cr4 = if tale.breaks("no-pae") { 0 } else { 1 << 5 }; // PAE
     sregs.cr0 = 1 << 31 | 1 << 4 | 1; // PG, ET, PE
     sregs.efer = 1 << 10 | 1 << 8; // LMA, LME
     let about = format!(
-        "cr0 {:#x}, cr3 {top:#x}, cr4 {:#x}, efer {:#x}, cs.l {}",
-        sregs.cr0, sregs.cr4, sregs.efer, sregs.cs.l
+        "cr0 {:#x}, cr3 {:#x}, cr4 {:#x}, efer {:#x}, cs.l {}",
+        sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer, sregs.cs.l
     );
     tale.call("KVM_SET_SREGS", &about, vcpu.set_sregs(&sregs))?;
     let regs = kvm_regs {
@@ -149,4 +128,29 @@ pub(super) fn long_mode(tale: &mut Tale, rig: &Rig) -> Result<VcpuFd, Stop> {
         vcpu.set_regs(&regs),
     )?;
     Ok(vcpu)
+}
+
+/// Maps the first 4 MiB one to one.
+fn write_tables(tale: &mut Tale, rig: &Rig) -> Result<(), Stop> {
+    // An address's bits 47:39 choose an entry of the top table, 38:30 of the second, 29:21 of
+    //    the third, whose entries here are pages of 2 MiB; bits 20:0 are the place in it.
+    let [top, second, third] = TABLES;
+    for (table, entry, value, meaning) in [
+        (top, 0, second | PRESENT_WRITABLE, "the second table"),
+        (second, 0, third | PRESENT_WRITABLE, "the third table"),
+        (third, 0, PRESENT_WRITABLE | LARGE, "2 MiB from 0 on"),
+        (
+            third,
+            1,
+            0x20_0000 | PRESENT_WRITABLE | LARGE,
+            "2 MiB from 2 MiB on",
+        ),
+    ] {
+        rig.memory
+            .write(GuestAddress(table + entry * 8), &value.to_le_bytes())?;
+        tale.say(format!(
+            "  table at {table:#x}, entry {entry}: {value:#8x}, {meaning}"
+        ));
+    }
+    Ok(())
 }

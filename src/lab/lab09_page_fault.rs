@@ -5,7 +5,7 @@
 //! 6.14.1, "64-Bit Mode IDT"; 6.15, interrupts 8 and 14. Read next: [`super::lab10_cpuid`].
 
 use kvm_bindings::kvm_dtable;
-use kvm_ioctls::VcpuExit;
+use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::GuestAddress;
 
 use super::lab08_long_mode::long_mode;
@@ -43,29 +43,23 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits64,
     ops: &[
-        op(
-            &[0x48, 0xc7, 0xc0, 0x00, 0x00, 0x00, 0x40],
-            "mov rax, 0x40000000",
-            "1 GiB: the page tables end at 4 MiB",
-        ),
+        op(&[0x48, 0xc7, 0xc0, 0x00, 0x00, 0x00, 0x40], "mov rax, 0x40000000", "1 GiB: the page tables end at 4 MiB"),
         op(&[0x48, 0x8b, 0x18], "mov rbx, [rax]", "a page fault"),
         op(&[0xf4], "hlt", "not reached"),
     ],
 };
 
+#[rustfmt::skip]
 const HANDLER: Guest = Guest {
     at: 0x2000,
     width: Width::Bits64,
     ops: &[
-        op(
-            &[0x0f, 0x20, 0xd0],
-            "mov rax, cr2",
-            "the address that was not there",
-        ),
+        op(&[0x0f, 0x20, 0xd0], "mov rax, cr2", "the address that was not there"),
         op(&[0xe7, 0x41], "out 0x41, eax", "show it"),
         op(&[0x58], "pop rax", "the error code: why not"),
         op(&[0xe7, 0x42], "out 0x42, eax", "show it"),
@@ -86,24 +80,7 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     rig.load(tale, &GUEST)?;
     rig.load(tale, &HANDLER)?;
 
-    // A gate: the handler's address in three pieces, and the selector of its code segment. That is looked
-    // up, so now the GDT must be there, too: entry 1 is 64-bit code.
-    let gate = HANDLER.at | 0x8 << 16 | GATE << 32;
-    let [null, code] = [0, 0x00af_9b00_0000_ffff_u64];
-    rig.memory
-        .write(GuestAddress(IDT + PAGE_FAULT * 16), &gate.to_le_bytes())?;
-    rig.memory.write(
-        GuestAddress(GDT),
-        [null, code].map(u64::to_le_bytes).as_flattened(),
-    )?;
-    tale.say(format!(
-        "memory at {IDT:#x} + 14 * 16: the gate {gate:#x}, to {:#x}",
-        HANDLER.at
-    ));
-    tale.say(format!(
-        "memory at {GDT:#x}: a GDT, with 64-bit code as entry 1"
-    ));
-
+    write_tables(tale, &rig)?;
     let about = "a vCPU in long mode at 0x1000, the first 4 MiB mapped, as in lab 8";
     let mut vcpu = tale.briefly(about, |tale| long_mode(tale, &rig))?;
     let table = |base, limit| kvm_dtable {
@@ -140,6 +117,33 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
             exit => return Err(tale.unexpected(&exit)),
         }
     }
+    tell_death(tale, &vcpu)
+}
+
+/// The interrupt table with one gate, and the descriptor table that delivering a fault looks into.
+fn write_tables(tale: &mut Tale, rig: &Rig) -> Result<(), Stop> {
+    // A gate: the handler's address in three pieces, and the selector of its code segment. That is looked
+    // up, so now the GDT must be there, too: entry 1 is 64-bit code.
+    let gate = HANDLER.at | 0x8 << 16 | GATE << 32;
+    let [null, code] = [0, 0x00af_9b00_0000_ffff_u64];
+    rig.memory
+        .write(GuestAddress(IDT + PAGE_FAULT * 16), &gate.to_le_bytes())?;
+    rig.memory.write(
+        GuestAddress(GDT),
+        [null, code].map(u64::to_le_bytes).as_flattened(),
+    )?;
+    tale.say(format!(
+        "memory at {IDT:#x} + 14 * 16: the gate {gate:#x}, to {:#x}",
+        HANDLER.at
+    ));
+    tale.say(format!(
+        "memory at {GDT:#x}: a GDT, with 64-bit code as entry 1"
+    ));
+    Ok(())
+}
+
+/// What is known after a triple fault.
+fn tell_death(tale: &mut Tale, vcpu: &VcpuFd) -> Result<(), Stop> {
     let regs = tale.call("KVM_GET_REGS", "where it died", vcpu.get_regs())?;
     tale.say(format!("  rip {:#x}", regs.rip));
     if regs.rip == RESET_RIP {

@@ -34,15 +34,12 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits64,
     ops: &[
-        op(
-            &[0xb8, 0x00, 0x00, 0x00, 0x40],
-            "mov eax, 0x40000000",
-            "the first leaf of a hypervisor",
-        ),
+        op(&[0xb8, 0x00, 0x00, 0x00, 0x40], "mov eax, 0x40000000", "the first leaf of a hypervisor"),
         op(&[0x0f, 0xa2], "cpuid", "asks the processor; KVM answers"),
         op(&[0x89, 0xd8], "mov eax, ebx", "its name, four letters"),
         op(&[0xe7, 0x41], "out 0x41, eax", "show them"),

@@ -41,31 +41,21 @@ pub(super) const LAB: Lab = Lab {
 };
 
 /// ICW1 to ICW4 and the mask: what programs a PIC.
+#[rustfmt::skip]
 pub(super) const PIC: [Op; 10] = [
     op(&[0xb0, 0x11], "mov al, 0x11", "ICW1: begin, with ICW4"),
     op(&[0xe6, 0x20], "out 0x20, al", "to the first PIC"),
-    op(
-        &[0xb0, 0x20],
-        "mov al, 0x20",
-        "ICW2: its pin 0 is vector 0x20",
-    ),
+    op(&[0xb0, 0x20], "mov al, 0x20", "ICW2: its pin 0 is vector 0x20"),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
-    op(
-        &[0xb0, 0x04],
-        "mov al, 4",
-        "ICW3: the second PIC is at pin 2",
-    ),
+    op(&[0xb0, 0x04], "mov al, 4", "ICW3: the second PIC is at pin 2"),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
     op(&[0xb0, 0x01], "mov al, 1", "ICW4: 8086 mode"),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
-    op(
-        &[0xb0, 0xef],
-        "mov al, 0xef",
-        "the mask: all pins off but 4",
-    ),
+    op(&[0xb0, 0xef], "mov al, 0xef", "the mask: all pins off but 4"),
     op(&[0xe6, 0x21], "out 0x21, al", ""),
 ];
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
@@ -79,6 +69,7 @@ const GUEST: Guest = Guest {
     },
 };
 
+#[rustfmt::skip]
 const HANDLER: Guest = Guest {
     at: 0x3000,
     width: Width::Bits16,
@@ -92,6 +83,7 @@ const HANDLER: Guest = Guest {
 };
 
 /// The handler without the EOI.
+#[rustfmt::skip]
 const FORGETFUL: Guest = Guest {
     at: 0x3000,
     width: Width::Bits16,

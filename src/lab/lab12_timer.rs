@@ -35,32 +35,17 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
-        op(
-            &[0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00, 0x00],
-            "mov dword ptr [0xf0], 0x1ff",
-            "local APIC on",
-        ),
-        op(
-            &[0x66, 0xc7, 0x06, 0x20, 0x03, 0x30, 0x00, 0x04, 0x00],
-            "mov dword ptr [0x320], 0x40030",
-            "its timer: TSC-deadline mode, vector 0x30",
-        ),
+        op(&[0x66, 0xc7, 0x06, 0xf0, 0x00, 0xff, 0x01, 0x00, 0x00], "mov dword ptr [0xf0], 0x1ff", "local APIC on"),
+        op(&[0x66, 0xc7, 0x06, 0x20, 0x03, 0x30, 0x00, 0x04, 0x00], "mov dword ptr [0x320], 0x40030", "its timer: TSC-deadline mode, vector 0x30"),
         op(&[0x0f, 0x31], "rdtsc", "the time, in ticks of the TSC"),
-        op(
-            &[0x66, 0x05, 0x00, 0x00, 0x00, 0x04],
-            "add eax, 0x4000000",
-            "67 million ticks later",
-        ),
+        op(&[0x66, 0x05, 0x00, 0x00, 0x00, 0x04], "add eax, 0x4000000", "67 million ticks later"),
         op(&[0x66, 0x83, 0xd2, 0x00], "adc edx, 0", ""),
-        op(
-            &[0x66, 0xb9, 0xe0, 0x06, 0x00, 0x00],
-            "mov ecx, 0x6e0",
-            "IA32_TSC_DEADLINE",
-        ),
+        op(&[0x66, 0xb9, 0xe0, 0x06, 0x00, 0x00], "mov ecx, 0x6e0", "IA32_TSC_DEADLINE"),
         op(&[0x0f, 0x30], "wrmsr", "wake me then"),
         op(&[0xfb], "sti", "interrupts on"),
         op(&[0xf4], "hlt", "wait"),
@@ -68,6 +53,7 @@ const GUEST: Guest = Guest {
     ],
 };
 
+#[rustfmt::skip]
 const HANDLER: Guest = Guest {
     at: 0x3000,
     width: Width::Bits16,

@@ -33,16 +33,13 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &{
         let [a, b, c, d, e, f, g, h, i, j] = PIC;
-        let ier = op(
-            &[0xba, 0xf9, 0x03],
-            "mov dx, 0x3f9",
-            "IER, interrupt enable",
-        );
+        let ier = op(&[0xba, 0xf9, 0x03], "mov dx, 0x3f9", "IER, interrupt enable");
         let one = op(&[0xb0, 0x01], "mov al, 1", "bit 0: when a byte has come");
         let out = op(&[0xee], "out dx, al", "the port may interrupt");
         let sti = op(&[0xfb], "sti", "and so may the PIC");
@@ -52,22 +49,15 @@ const GUEST: Guest = Guest {
     },
 };
 
+#[rustfmt::skip]
 const HANDLER: Guest = Guest {
     at: 0x3000,
     width: Width::Bits16,
     ops: &[
         op(&[0xba, 0xf8, 0x03], "mov dx, 0x3f8", "RBR, the receiver"),
         op(&[0xec], "in al, dx", "take the byte"),
-        op(
-            &[0x34, 0x20],
-            "xor al, 0x20",
-            "small letters become capitals",
-        ),
-        op(
-            &[0xee],
-            "out dx, al",
-            "and send it back: THR is the same port",
-        ),
+        op(&[0x34, 0x20], "xor al, 0x20", "small letters become capitals"),
+        op(&[0xee], "out dx, al", "and send it back: THR is the same port"),
         op(&[0xb0, 0x20], "mov al, 0x20", "EOI"),
         op(&[0xe6, 0x20], "out 0x20, al", "to the PIC"),
         op(&[0xcf], "iret", "wait on"),

@@ -100,13 +100,24 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     }
     tell_zero_page(tale, &rig)?;
 
-    // 3. Interrupt controllers, a processor, what it is, and where it begins.
+    // 3. A processor before the first instruction.
+    let state = EntryState::new(kernel.protocol, kernel.entry, info);
+    state.write_tables(&rig.memory)?;
+    let mut vcpu = processor(tale, &rig, &state)?;
+
+    // 4. Run, until there is a line.
+    tale.say("KVM_RUN, again and again");
+    until_a_line(tale, &mut vcpu)
+}
+
+/// Interrupt controllers, and a processor that knows what it is and where it begins.
+fn processor(tale: &mut Tale, rig: &Rig, state: &EntryState) -> Result<VcpuFd, Stop> {
     tale.call(
         "KVM_CREATE_IRQCHIP",
         "before the vCPU",
         rig.vm.create_irq_chip(),
     )?;
-    let mut vcpu = tale.call("KVM_CREATE_VCPU", "number 0", rig.vm.create_vcpu(0))?;
+    let vcpu = tale.call("KVM_CREATE_VCPU", "number 0", rig.vm.create_vcpu(0))?;
     let machine = cpuid::Machine {
         vcpus: 1,
         tsc_deadline: rig.kvm.check_extension(Cap::TscDeadlineTimer),
@@ -120,8 +131,6 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         "as in lab 10, one processor",
         vcpu.set_cpuid2(&leaves),
     )?;
-    let state = EntryState::new(kernel.protocol, kernel.entry, info);
-    state.write_tables(&rig.memory)?;
     let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
     state.apply(&mut sregs);
     tale.call(
@@ -129,15 +138,10 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         "long mode, 4 GiB mapped, as in lab 8",
         vcpu.set_sregs(&sregs),
     )?;
-    let about = format!(
-        "rip {:#x}, rsi {:#x}: the zero page",
-        kernel.entry.0, info.0
-    );
-    tale.call("KVM_SET_REGS", &about, vcpu.set_regs(state.regs()))?;
-
-    // 4. Run, until there is a line.
-    tale.say("KVM_RUN, again and again");
-    until_a_line(tale, &mut vcpu)
+    let regs = state.regs();
+    let about = format!("rip {:#x}, rsi {:#x}: the zero page", regs.rip, regs.rsi);
+    tale.call("KVM_SET_REGS", &about, vcpu.set_regs(regs))?;
+    Ok(vcpu)
 }
 
 /// What the kernel reads first.

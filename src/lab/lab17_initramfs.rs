@@ -43,43 +43,20 @@ const BASE: u64 = 0x40_0000;
 const HEADERS: u64 = 64 + 56;
 
 /// [`BASE`] + [`HEADERS`]: what runs first.
+#[rustfmt::skip]
 const INIT: Guest = Guest {
     at: BASE + HEADERS,
     width: Width::Bits64,
     ops: &[
         op(&[0xb8, 0x01, 0x00, 0x00, 0x00], "mov eax, 1", "write("),
-        op(
-            &[0xbf, 0x01, 0x00, 0x00, 0x00],
-            "mov edi, 1",
-            "1, the console,",
-        ),
-        op(
-            &[0x48, 0x8d, 0x35, 0x1d, 0x00, 0x00, 0x00],
-            "lea rsi, [0x4000a6]",
-            "the text,",
-        ),
-        op(
-            &[0xba, 0x19, 0x00, 0x00, 0x00],
-            "mov edx, 0x19",
-            "its length)",
-        ),
+        op(&[0xbf, 0x01, 0x00, 0x00, 0x00], "mov edi, 1", "1, the console,"),
+        op(&[0x48, 0x8d, 0x35, 0x1d, 0x00, 0x00, 0x00], "lea rsi, [0x4000a6]", "the text,"),
+        op(&[0xba, 0x19, 0x00, 0x00, 0x00], "mov edx, 0x19", "its length)"),
         op(&[0x0f, 0x05], "syscall", "ask the kernel"),
         op(&[0xb8, 0xa9, 0x00, 0x00, 0x00], "mov eax, 0xa9", "reboot("),
-        op(
-            &[0xbf, 0xad, 0xde, 0xe1, 0xfe],
-            "mov edi, 0xfee1dead",
-            "LINUX_REBOOT_MAGIC1,",
-        ),
-        op(
-            &[0xbe, 0x69, 0x19, 0x12, 0x28],
-            "mov esi, 0x28121969",
-            "LINUX_REBOOT_MAGIC2,",
-        ),
-        op(
-            &[0xba, 0x67, 0x45, 0x23, 0x01],
-            "mov edx, 0x1234567",
-            "LINUX_REBOOT_CMD_RESTART)",
-        ),
+        op(&[0xbf, 0xad, 0xde, 0xe1, 0xfe], "mov edi, 0xfee1dead", "LINUX_REBOOT_MAGIC1,"),
+        op(&[0xbe, 0x69, 0x19, 0x12, 0x28], "mov esi, 0x28121969", "LINUX_REBOOT_MAGIC2,"),
+        op(&[0xba, 0x67, 0x45, 0x23, 0x01], "mov edx, 0x1234567", "LINUX_REBOOT_CMD_RESTART)"),
         op(&[0x0f, 0x05], "syscall", "ask the kernel"),
     ],
 };

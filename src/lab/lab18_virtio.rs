@@ -66,24 +66,8 @@ impl Pins for NoPins {
 }
 
 fn run(tale: &mut Tale) -> Result<(), Stop> {
-    // 1. The host's side: a disk of 8 sectors, of which number 7 has a text.
-    let disk = memfd_create("disk", MemfdFlags::CLOEXEC).map_err(host("make a file in memory"))?;
-    let mut disk = std::fs::File::from(disk);
-    let sectors = [vec![0; 7 * 512], TEXT.to_vec(), vec![0; 512 - TEXT.len()]].concat();
-    disk.write_all(&sectors).map_err(host("write the disk"))?;
-    tale.say(format!(
-        "a disk of 8 sectors; number 7 begins with {:?}",
-        String::from_utf8_lossy(TEXT)
-    ));
-    let description = Disk {
-        path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
-        format: Some(Format::Raw),
-        backing_anywhere: false,
-        access: Access::ReadOnly,
-        id: "lab".into(),
-        serial: "lab".into(),
-    };
-    let device = Blk::open(&description, |_| ()).map_err(host("open the disk"))?;
+    // 1. The host's side.
+    let device = disk(tale)?;
 
     // 2. The machine, and the device at its address.
     let rig = Rig::new(tale)?;
@@ -106,16 +90,7 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     // 3. The driver: its request in memory, and its list of registers to write.
     rig.load(tale, &GUEST)?;
     write_request(tale, &rig)?;
-    let mut list = Vec::new();
-    for (offset, value) in REGISTERS {
-        let skipped = tale.breaks("no-driver-ok") && value == 0xf;
-        let refused = tale.breaks("no-version-1") && offset == 0x020;
-        if !skipped {
-            list.extend(offset.to_le_bytes());
-            list.extend(if refused { 0 } else { value }.to_le_bytes());
-        }
-    }
-    list.extend(u32::MAX.to_le_bytes());
+    let list = registers(tale);
     rig.memory.write(GuestAddress(0x2000), &list)?;
     let mut vcpu = rig.real_mode(tale)?;
     let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
@@ -144,6 +119,43 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
     ended
 }
 
+/// A disk of 8 sectors, of which number 7 has a text.
+fn disk(tale: &mut Tale) -> Result<Blk, Stop> {
+    let disk = memfd_create("disk", MemfdFlags::CLOEXEC).map_err(host("make a file in memory"))?;
+    let mut disk = std::fs::File::from(disk);
+    let sectors = [vec![0; 7 * 512], TEXT.to_vec(), vec![0; 512 - TEXT.len()]].concat();
+    disk.write_all(&sectors).map_err(host("write the disk"))?;
+    tale.say(format!(
+        "a disk of 8 sectors; number 7 begins with {:?}",
+        String::from_utf8_lossy(TEXT)
+    ));
+    let description = Disk {
+        path: format!("/proc/self/fd/{}", disk.as_raw_fd()).into(),
+        format: Some(Format::Raw),
+        backing_anywhere: false,
+        access: Access::ReadOnly,
+        id: "lab".into(),
+        serial: "lab".into(),
+    };
+    Blk::open(&description, |_| ()).map_err(host("open the disk"))
+}
+
+/// What the driver will write, as its list in memory.
+fn registers(tale: &Tale) -> Vec<u8> {
+    let mut list = Vec::new();
+    for (offset, value) in REGISTERS {
+        let skipped = tale.breaks("no-driver-ok") && value == 0xf;
+        let refused = tale.breaks("no-version-1") && offset == 0x020;
+        if !skipped {
+            list.extend(offset.to_le_bytes());
+            list.extend(if refused { 0 } else { value }.to_le_bytes());
+        }
+    }
+    list.extend(u32::MAX.to_le_bytes());
+    list
+}
+
+/// Runs the driver; its exits at the registers go to the device.
 fn drive(tale: &mut Tale, vcpu: &mut VcpuFd, bus: &MmioBus) -> Result<(), Stop> {
     let mut printed = Vec::new();
     tale.say("KVM_RUN, again and again");
@@ -156,14 +168,13 @@ fn drive(tale: &mut Tale, vcpu: &mut VcpuFd, bus: &MmioBus) -> Result<(), Stop> 
                     .fold(0, |all, byte| all << 8 | u32::from(*byte));
                 tale.say(format!(
                     "  exit KVM_EXIT_MMIO: {}",
-                    register(at - VIRTIO_ACPI.0, value)
+                    register(at.wrapping_sub(VIRTIO_ACPI.0), value)
                 ));
                 bus.write(at, data);
             }
-            VcpuExit::IoOut(0x41, data) => {
+            VcpuExit::IoOut(0x41, &[status]) => {
                 tale.say(format!(
-                    "  the request's status: {}; the sector begins at {DATA:#x}",
-                    data[0]
+                    "  the request's status: {status}; the sector begins at {DATA:#x}"
                 ));
             }
             VcpuExit::IoOut(0x3f8, data) => printed.extend_from_slice(data),

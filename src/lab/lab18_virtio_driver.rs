@@ -28,37 +28,22 @@ const WRITE: u16 = 2;
 /// What the guest prints of the sector.
 pub(super) const TEXT: &[u8] = b"sector seven";
 
+#[rustfmt::skip]
 pub(super) const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
-        op(
-            &[0xbe, 0x00, 0x20],
-            "mov si, 0x2000",
-            "the list: register, value",
-        ),
+        op(&[0xbe, 0x00, 0x20], "mov si, 0x2000", "the list: register, value"),
         op(&[0x66, 0xad], "lodsd [si]", "a register's offset"),
-        op(
-            &[0x66, 0x85, 0xc0],
-            "test eax, eax",
-            "negative ends the list",
-        ),
+        op(&[0x66, 0x85, 0xc0], "test eax, eax", "negative ends the list"),
         op(&[0x78, 0x0a], "js short 0x1014", "then wait"),
         op(&[0x89, 0xc7], "mov di, ax", ""),
         op(&[0x66, 0xad], "lodsd [si]", "what to write there"),
         op(&[0x26, 0x66, 0x89, 0x05], "mov es:[di], eax", "an exit"),
         op(&[0xeb, 0xef], "jmp short 0x1003", "next"),
-        op(
-            &[0x83, 0x3e, 0x02, 0x60, 0x00],
-            "cmp word ptr [0x6002], 0",
-            "used.idx: is it done?",
-        ),
+        op(&[0x83, 0x3e, 0x02, 0x60, 0x00], "cmp word ptr [0x6002], 0", "used.idx: is it done?"),
         op(&[0x74, 0xf9], "je short 0x1014", "not yet; this is no exit"),
-        op(
-            &[0xa0, 0x10, 0x70],
-            "mov al, [0x7010]",
-            "the request's status byte",
-        ),
+        op(&[0xa0, 0x10, 0x70], "mov al, [0x7010]", "the request's status byte"),
         op(&[0xe6, 0x41], "out 0x41, al", "show it"),
         op(&[0xbe, 0x00, 0x72], "mov si, 0x7200", "what was read"),
         op(&[0xb9, 0x0c, 0x00], "mov cx, 0xc", "twelve letters of it"),

@@ -30,26 +30,15 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
     ops: &[
-        op(
-            &[0xc6, 0x06, 0x00, 0x50, 0x01],
-            "mov byte ptr [0x5000], 1",
-            "page 5",
-        ),
-        op(
-            &[0xc6, 0x06, 0xff, 0x7f, 0x01],
-            "mov byte ptr [0x7fff], 1",
-            "page 7, its last byte",
-        ),
+        op(&[0xc6, 0x06, 0x00, 0x50, 0x01], "mov byte ptr [0x5000], 1", "page 5"),
+        op(&[0xc6, 0x06, 0xff, 0x7f, 0x01], "mov byte ptr [0x7fff], 1", "page 7, its last byte"),
         op(&[0xe6, 0x41], "out 0x41, al", "let the host look"),
-        op(
-            &[0xc6, 0x06, 0x00, 0x90, 0x01],
-            "mov byte ptr [0x9000], 1",
-            "page 9",
-        ),
+        op(&[0xc6, 0x06, 0x00, 0x90, 0x01], "mov byte ptr [0x9000], 1", "page 9"),
         op(&[0xa0, 0x00, 0x60], "mov al, [0x6000]", "page 6, only read"),
         op(&[0xf4], "hlt", "the end"),
     ],

@@ -40,6 +40,7 @@ pub(super) const LAB: Lab = Lab {
     run,
 };
 
+#[rustfmt::skip]
 const GUEST: Guest = Guest {
     at: CODE,
     width: Width::Bits16,
