@@ -149,7 +149,9 @@ fn complain(stop: &Stop) -> u8 {
     if matches!(stop, Stop::NotHere(_)) {
         return NOT_HERE;
     }
-    say("cottage doctor says what this machine's KVM can do, and what to do about it");
+    if matches!(stop, Stop::Refused { .. }) {
+        say("cottage doctor says what this machine's KVM can do, and what to do about it");
+    }
     VMM_FAILURE
 }
 
