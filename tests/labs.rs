@@ -92,6 +92,36 @@ fn run_tells_what_check_compares() {
 }
 
 #[test]
+fn code_of_the_user_runs_in_place_of_the_guest() {
+    let Some(_) = support::kvm() else { return };
+    let code = "ba f8 03 b0 48 ee b0 69 ee f4";
+    let told = lab(&["run", "5", "--code", code]).expect_code(0).text();
+    assert!(told.contains("your code, at 0x1000:"), "{told}");
+    assert!(
+        told.contains("b0 48                       mov al, 0x48\n"),
+        "{told}"
+    );
+    assert!(told.ends_with("the guest has printed \"Hi\"\n"), "{told}");
+}
+
+#[test]
+fn code_that_loops_is_ended_by_a_signal() {
+    let Some(_) = support::kvm() else { return };
+    let told = lab(&["run", "5", "--code", "eb fe"]).expect_code(111);
+    told.expect_stderr("The guest left KVM_RUN by KVM_EXIT_INTR");
+}
+
+#[test]
+fn wrong_code_is_refused_with_what_is_right() {
+    let told = lab(&["run", "5", "--code", "hlt"]).expect_code(110);
+    told.expect_stderr(
+        "--code \"hlt\" is not machine code: pairs of hexadecimal digits are, at most 4096",
+    );
+    let told = lab(&["run", "kvm", "--code", "f4"]).expect_code(110);
+    told.expect_stderr("lab 1 does not take --code");
+}
+
+#[test]
 fn reader_who_goes_away_does_not_disturb_a_lab() {
     let Some(_) = support::kvm() else { return };
     let mut command = std::process::Command::new("sh");

@@ -26,6 +26,9 @@ pub enum LabVerb {
         /// Leave this out, and see how that looks; `cottage lab list` has the names
         #[arg(long = "break", value_name = "WHAT")]
         broken: Option<String>,
+        /// Machine code of yours, in hexadecimal, in place of the guest's (the first, if it has more)
+        #[arg(long, value_name = "HEX")]
+        code: Option<String>,
     },
     /// Print a lab's page: goal, calls, what to expect, questions
     Show {
@@ -64,4 +67,5 @@ Examples:
   cottage lab show 1              read what lab 1 is about
   cottage lab run 1               run it
   cottage lab run 5 --break apic  the same with a mistake in it
+  cottage lab run 5 --code 'ba f8 03 b0 21 ee f4'  a guest of your own: it prints an exclamation mark
   cottage lab check 5 --answer 4  is that the answer to its first question?";

@@ -97,9 +97,9 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         tale.expect_hang();
     }
     match enter(tale, &mut vcpu)? {
-        VcpuExit::Hlt => tale.exit(&VcpuExit::Hlt),
         // Where the segment ends the processor faults, and what it pushes then is run as code next time.
         exit if tale.breaks("no-code") => tale.say(format!("  ended by {}", words(&exit))),
+        VcpuExit::Hlt => tale.exit(&VcpuExit::Hlt),
         VcpuExit::InternalError if tale.breaks("cs-base") => {
             tale.say("  exit KVM_EXIT_INTERNAL_ERROR: code where no memory is");
         }

@@ -191,6 +191,7 @@ fn until_a_line(tale: &mut Tale, vcpu: &mut VcpuFd) -> Result<(), Stop> {
             VcpuExit::IoOut(COM1_PORT, data) => {
                 printed.extend(data.iter().copied().map(char::from))
             }
+            // All other ports read 0, so that nobody waits for a clock chip (0x71) that is not there.
             VcpuExit::IoIn(port, data) => data.fill(if port == COM1_PORT + 5 { 0x60 } else { 0 }),
             VcpuExit::IoOut(..) => {}
             VcpuExit::MmioRead(at, _) | VcpuExit::MmioWrite(at, _) if wrong_map && at < CLAIMED => {

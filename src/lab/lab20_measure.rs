@@ -9,7 +9,6 @@ use std::process::Stdio;
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vm_memory::GuestAddress;
 
 use super::list::{Lab, Variant};
 use super::page::Answer;
@@ -82,7 +81,7 @@ fn run(tale: &mut Tale) -> Result<(), Stop> {
         segment.selector = 0;
     }
     quietly(tale, "KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
-    rig.memory.write(GuestAddress(GUEST.at), &GUEST.bytes())?;
+    rig.load(tale, &GUEST)?;
     let first = exits(tale, &mut vcpu, 1)?;
     tale.say(format!("the first exit: {} us", first / 1000));
     let count = if tale.breaks("talkative") {

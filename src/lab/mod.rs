@@ -78,9 +78,15 @@ pub fn main(args: &LabArgs) -> u8 {
     };
     match &args.verb {
         LabVerb::List => 0,
-        LabVerb::Run { broken, .. } => run(number, lab, broken.as_deref()),
+        LabVerb::Run { broken, code, .. } => run(number, lab, broken.as_deref(), code.as_deref()),
         LabVerb::Show { answers, .. } => {
             print(&page::shown(lab.page, *answers));
+            if !answers {
+                print(&format!(
+                    "\nTo check an answer to the first question: `cottage lab check {number} --answer TEXT`. \
+                     All answers: `cottage lab show {number} --answers`.\n"
+                ));
+            }
             0
         }
         LabVerb::Check { answer, .. } => match answer {
@@ -90,7 +96,7 @@ pub fn main(args: &LabArgs) -> u8 {
     }
 }
 
-fn run(number: usize, lab: &'static Lab, broken: Option<&str>) -> u8 {
+fn run(number: usize, lab: &'static Lab, broken: Option<&str>, code: Option<&str>) -> u8 {
     let variant = match broken.map(|name| lab.variant(name).ok_or(name)) {
         None => None,
         Some(Ok(variant)) => Some(variant),
@@ -103,10 +109,38 @@ fn run(number: usize, lab: &'static Lab, broken: Option<&str>) -> u8 {
             return USER_ERROR;
         }
     };
-    match perform(number, lab, variant, true).0 {
+    let code = match code.map(|text| code_for(number, lab, text)) {
+        None => None,
+        Some(Ok(code)) => Some(code),
+        Some(Err(why)) => {
+            say(&why);
+            return USER_ERROR;
+        }
+    };
+    let tale = Tale::new(variant.map(|variant| variant.name), true).with_code(code);
+    match perform(number, lab, variant, tale).0 {
         Ok(()) => 0,
         Err(stop) => complain(&stop),
     }
+}
+
+/// The user's machine code for a lab.
+///
+/// # Errors
+/// A sentence that says why not.
+fn code_for(number: usize, lab: &Lab, text: &str) -> Result<Vec<u8>, String> {
+    if lab.guests.is_empty() || lab.linux {
+        return Err(format!(
+            "lab {number} does not take --code: its guest is not a few instructions in memory; lab 5 takes it"
+        ));
+    }
+    rig::parse_code(text).ok_or_else(|| {
+        format!(
+            "--code {text:?} is not machine code: pairs of hexadecimal digits are, at most {}, as \
+             'b0 34 f4'; `as` and `objdump -d` make them of assembly",
+            rig::LONGEST_CODE
+        )
+    })
 }
 
 /// Says why a lab stopped, and returns the exit status for that.
@@ -115,7 +149,9 @@ fn complain(stop: &Stop) -> u8 {
     if matches!(stop, Stop::NotHere(_)) {
         return NOT_HERE;
     }
-    say("cottage doctor says what this machine's KVM can do, and what to do about it");
+    if matches!(stop, Stop::Refused { .. }) {
+        say("cottage doctor says what this machine's KVM can do, and what to do about it");
+    }
     VMM_FAILURE
 }
 
@@ -124,7 +160,12 @@ fn check(number: usize, lab: &'static Lab) -> u8 {
     let mut worst = 0;
     for variant in [None].into_iter().chain(lab.variants.iter().map(Some)) {
         let command = command(number, variant);
-        let (ended, told) = perform(number, lab, variant, false);
+        let (ended, told) = perform(
+            number,
+            lab,
+            variant,
+            Tale::new(variant.map(|v| v.name), false),
+        );
         match ended {
             Err(stop @ Stop::NotHere(_)) => return complain(&stop),
             Err(stop) => {
@@ -171,16 +212,15 @@ pub fn command(number: usize, variant: Option<&Variant>) -> String {
     command
 }
 
-/// Runs a lab, `live` or silently; returns how it ended, and all that it told.
+/// Runs a lab as `tale`; returns how it ended, and all that it told, unless it told it live.
 ///
 /// A refusal is the point of some variants, so there it is an end like others.
 pub fn perform(
     number: usize,
     lab: &'static Lab,
     variant: Option<&'static Variant>,
-    live: bool,
+    mut tale: Tale,
 ) -> (Result<(), Stop>, Vec<String>) {
-    let mut tale = Tale::new(variant.map(|variant| variant.name), live);
     let deadline = tale.deadline();
     let (done, finished) = sync_channel(1);
     let work = move || {

@@ -19,12 +19,14 @@ use super::tale::{Stop, Tale};
 use crate::memory::GuestMemory;
 use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::vcpu::cpuid::has_vmx;
-use crate::watch::code::{Line, Width};
+use crate::watch::code::{Line, Width, disassemble};
 
 /// Guest memory of a lab, in bytes.
 pub(super) const SIZE: u64 = 2 << 20; // 2 MiB
 /// Where most guests' code is.
 pub(super) const CODE: u64 = 0x1000;
+/// Bytes of code that a user may bring: a page, behind which other things lie.
+pub(super) const LONGEST_CODE: usize = 4096;
 /// RFLAGS with nothing set but bit 1, which always is.
 pub(super) const RFLAGS: u64 = 1 << 1;
 
@@ -75,6 +77,18 @@ impl Guest {
             (line, op.comment)
         })
     }
+}
+
+/// Machine code as a user types it: pairs of hexadecimal digits, with spaces between them or not.
+pub fn parse_code(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<_> = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let digit = |c: char| c.to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+        _ => None,
+    });
+    let code: Vec<_> = pairs.collect::<Option<_>>()?;
+    (1..=LONGEST_CODE).contains(&code.len()).then_some(code)
 }
 
 /// A VM with memory.
@@ -167,6 +181,14 @@ impl Rig {
     /// # Errors
     /// If that is not memory.
     pub fn load(&self, tale: &mut Tale, guest: &Guest) -> Result<(), Stop> {
+        if let Some(code) = tale.take_code() {
+            self.memory.write(GuestAddress(guest.at), &code)?;
+            tale.say(format!("your code, at {:#x}:", guest.at));
+            for line in disassemble(&code, guest.at, guest.width) {
+                tale.say(listed(&line, ""));
+            }
+            return Ok(());
+        }
         self.memory.write(GuestAddress(guest.at), &guest.bytes())?;
         // Once is enough: the variants run the same code.
         if tale.is_broken() {
@@ -251,4 +273,20 @@ pub(super) fn data_at(tale: &mut Tale, vcpu: &VcpuFd, base: u64) -> Result<(), S
     let mut sregs = quietly(tale, "KVM_GET_SREGS", vcpu.get_sregs())?;
     sregs.ds.base = base;
     quietly(tale, "KVM_SET_SREGS", vcpu.set_sregs(&sregs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_pairs_of_digits_with_or_without_spaces() {
+        assert_eq!(parse_code("b0 34 F4"), Some(vec![0xb0, 0x34, 0xf4]));
+        assert_eq!(parse_code("b034f4"), parse_code("b0 34 f4"));
+        for wrong in ["", " ", "b", "b0 3", "0xf4", "hlt", "é4"] {
+            assert_eq!(parse_code(wrong), None, "{wrong}");
+        }
+        assert!(parse_code(&"90".repeat(LONGEST_CODE)).is_some());
+        assert!(parse_code(&"90".repeat(LONGEST_CODE + 1)).is_none());
+    }
 }

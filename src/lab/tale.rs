@@ -93,6 +93,7 @@ pub struct Tale {
     broken: Option<&'static str>,
     patience: Duration,
     deadline: Deadline,
+    code: Option<Vec<u8>>,
 }
 
 impl Tale {
@@ -106,7 +107,22 @@ impl Tale {
             broken,
             patience: PATIENCE,
             deadline: Deadline::default(),
+            code: None,
         }
+    }
+
+    /// Has the lab run `code` in place of the first that it loads. Nobody knows how long that takes.
+    pub fn with_code(mut self, code: Option<Vec<u8>>) -> Self {
+        if code.is_some() {
+            self.expect_hang();
+        }
+        self.code = code;
+        self
+    }
+
+    /// The user's code, once.
+    pub fn take_code(&mut self) -> Option<Vec<u8>> {
+        self.code.take()
     }
 
     /// Whether this is the variant `what`.
@@ -133,8 +149,9 @@ impl Tale {
         if self.live {
             // Without a reader the lab runs on; its status still tells.
             let _nobody_listens = writeln_stdout(&line);
+        } else {
+            self.lines.push(line);
         }
-        self.lines.push(line);
     }
 
     /// Tells a paragraph, in lines that fit a screen.
@@ -214,7 +231,7 @@ impl Tale {
         self.deadline.clone()
     }
 
-    /// All that was told.
+    /// All that was told, and not live.
     pub fn into_lines(self) -> Vec<String> {
         self.lines
     }
