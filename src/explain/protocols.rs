@@ -57,7 +57,7 @@ pub fn explain(offers: &Offers, taken: Option<(Protocol, u64)>, section: &mut Se
             "Why multiboot: it was asked for, or the kernel has that header and no PVH note. Linux has \
              none."
         }
-        None => "Which one cottage would take cannot be told: the kernel does not load, see the end.",
+        None => "Which one cottage would take is not known: loading ends before that, and why is said at the end.",
     });
 }
 
