@@ -98,7 +98,7 @@ fn each_access_is_told_by_device_register_meaning_and_instruction() {
         "serial LSR read 0x60: transmitter empty, idle  0x10000b: in al, dx",
         "rtc index written 0xa: register 0x0a, status A (bit 7: update in progress)  0x10000e: out 0x70, al",
         "rtc data read 0x26: register 0x0a, status A (bit 7: update in progress)  0x100010: in al, 0x71",
-        "port 0x80, POST code, used as a short delay written 0x26: lost  0x100012: out 0x80, al",
+        "port 0x80 (POST code, used as a short delay) written 0x26: lost  0x100012: out 0x80, al",
         "ioapic IOREGSEL 4 written 0x18: selects redirection entry, low half  0x100019: mov dword ptr [rax], 0x18",
         "ioapic redirection entry, low half 4 written 0x24: vector 0x24, edge, fixed  0x10001f: mov dword ptr [rax+0x10], 0x24",
         "ioapic redirection entry, low half 4 read 0x24: vector 0x24, edge, fixed  0x100026: mov ebx, [rax+0x10]",
@@ -444,7 +444,7 @@ fn quiet_boot_of_linux_is_told_in_200_lines_with_every_device_named() {
     let exits = lines_of(&trace, "vcpu0");
     let unnamed: Vec<_> = exits
         .iter()
-        .filter(|line| line.contains("nobody's") || line.contains("no register"))
+        .filter(|line| line.contains("(nobody's)") || line.contains("no register"))
         .collect();
     assert!(unnamed.is_empty(), "{unnamed:#?}");
     for told in ["mark 1: init started", "ioapic", "serial", "rtc"] {

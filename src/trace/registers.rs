@@ -133,6 +133,7 @@ impl Registers {
                     (1, "received data"),
                     (2, "transmitter empty"),
                     (4, "line status"),
+                    (8, "modem status"),
                 ];
                 let enabled = bits_of(value, &bits).or("no interrupts");
                 Named::new("IER", format!("interrupts on: {enabled}"))

@@ -242,11 +242,14 @@ fn exit_words(exit: &Exit, line: &Line) -> String {
         _ => String::new(),
     };
     let device = match (exit.device, exit.address) {
-        ("-", Some(address)) if exit.kind.starts_with("mmio") => format!("address {address:#x},"),
-        ("-", Some(address)) => format!("port {address:#x},"),
+        ("-", Some(address)) if exit.kind.starts_with("mmio") => format!("address {address:#x}"),
+        ("-", Some(address)) => format!("port {address:#x}"),
         (device, _) => device.to_owned(),
     };
-    let register = &exit.register;
+    let register = match exit.device {
+        "-" => format!("({})", exit.register),
+        _ => exit.register.to_string(),
+    };
     if let Some(text) = &exit.text {
         let rest = if line.printed > text.len() as u64 {
             "..."
