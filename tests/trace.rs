@@ -2,7 +2,11 @@
 //!
 //! Times and host addresses are left out of comparisons; everything else is compared.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
