@@ -1,6 +1,6 @@
 //! What the guest finds when it starts: the initramfs, and what our init needs behind it.
 //!
-//! Read next: [`crate::bundle`].
+//! Read next: `super::told`.
 
 use std::path::Path;
 

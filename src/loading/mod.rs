@@ -6,6 +6,7 @@
 
 pub mod sources;
 pub mod initramfs;
+mod told;
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -21,18 +22,14 @@ use crate::bundle::{self, Bundle};
 use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, INIT_PARAMETER};
-use crate::memory::layout::{
-    ACPI_TABLES, BIOS_DATA, BOOT_GDT, CMDLINE, MP_TABLE, MULTIBOOT_INFO_MAX_SIZE, PAGE_DIRECTORIES,
-    PAGE_DIRECTORIES_SIZE, PML4,
-};
+use crate::memory::layout::{ACPI_TABLES, BIOS_DATA, MP_TABLE};
 use crate::memory::{self, GuestMemory};
 use crate::modules;
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::cpuid;
-use crate::vcpu::entry_state::{EntryState, GDT_BYTES};
+use crate::vcpu::entry_state::EntryState;
 use crate::virtio::attach;
-use crate::watch::Placed;
 use sources::Sources;
 
 /// What a Linux is told on a processor that QEMU emulates: its tick goes on while it idles.
@@ -246,21 +243,7 @@ pub fn fill_seen(
         memory.write(BIOS_DATA, &platform::bios_data::build())?;
     }
     filled.entry.write_tables(memory)?;
-    placed(
-        timeline,
-        "boot GDT",
-        (BOOT_GDT.0, GDT_BYTES),
-        "null, unused, code, data, task state",
-    );
-    if filled.protocol == Protocol::Linux64 {
-        let tables = (PML4.0, PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE - PML4.0);
-        placed(
-            timeline,
-            "page tables",
-            tables,
-            "0x0..0x100000000 one to one, in 2 MiB pages",
-        );
-    }
+    told::tables(timeline, filled.protocol);
     timeline.note(Stage::TablesWritten);
     Ok(filled)
 }
@@ -277,21 +260,13 @@ fn load_linux(
         ..config.boot
     };
     let kernel = boot::load_seen(&sources.kernel, (&options, seen), memory)?;
-    let range = (kernel.start.0, kernel.end.0.saturating_sub(kernel.start.0));
-    placed(timeline, "kernel", range, &kernel.summary);
+    told::kernel(timeline, &kernel);
     timeline.note(Stage::KernelLoaded);
     let initramfs = match &sources.initramfs {
         Some(given) => Some(initramfs::load(given, (sources, config), &kernel, memory)?),
         None => None,
     };
-    if let Some(range) = &initramfs {
-        placed(
-            timeline,
-            "initramfs",
-            (range.start.0, range.len),
-            "a cpio archive",
-        );
-    }
+    told::initramfs(timeline, initramfs);
     timeline.note(Stage::InitramfsLoaded);
     // In front: what stands behind a user's `--` is not the kernel's.
     let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
@@ -307,22 +282,7 @@ fn load_linux(
     }
     let rsdp = Some(ACPI_TABLES);
     let info = boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), initramfs, rsdp)?;
-    placed(
-        timeline,
-        "command line",
-        (CMDLINE.0, cmdline.len() as u64 + 1),
-        &cmdline,
-    );
-    let what = match kernel.protocol {
-        Protocol::Pvh => "PVH start info",
-        _ => "zero page",
-    };
-    placed(
-        timeline,
-        what,
-        (info.0, 0x1000),
-        "memory map; where command line and initramfs are",
-    );
+    told::boot_info(timeline, kernel.protocol, info, &cmdline);
     Ok(Filled {
         entry: EntryState::new(kernel.protocol, kernel.entry, info),
         protocol: kernel.protocol,
@@ -355,18 +315,7 @@ fn load_multiboot(
         name: kernel.name().to_owned(),
         source,
     })?;
-    placed(
-        timeline,
-        "multiboot kernel",
-        (loaded.entry.0, 0),
-        "entered here; length not kept",
-    );
-    placed(
-        timeline,
-        "multiboot information",
-        (loaded.info.0, MULTIBOOT_INFO_MAX_SIZE),
-        "",
-    );
+    told::multiboot(timeline, loaded.entry, loaded.info);
     timeline.note(Stage::KernelLoaded);
     timeline.note(Stage::InitramfsLoaded);
     Ok(Filled {
@@ -392,26 +341,6 @@ fn write_platform_tables(
     let lines = platform::lines(chip, config.virtio_devices());
     let mp = platform::mptable::build(config.vcpus, &lines);
     memory.write(MP_TABLE, &mp)?;
-    let more = "processors, I/O APIC, devices, for kernels with ACPI";
-    placed(
-        timeline,
-        "ACPI tables",
-        (acpi.rsdp.0, acpi.bytes.len() as u64),
-        more,
-    );
-    let more = "the same for kernels without";
-    placed(timeline, "MP table", (MP_TABLE.0, mp.len() as u64), more);
+    told::platform(timeline, &acpi, mp.len());
     Ok(())
 }
-
-/// Tells who looks on what lies at `at`, so many bytes.
-fn placed(timeline: &Timeline, what: &'static str, (at, len): (u64, u64), more: &str) {
-    let placed = Placed {
-        what,
-        at,
-        len,
-        more,
-    };
-    timeline.watch().each(|by| by.placed(&placed));
-}
-

@@ -133,6 +133,7 @@ impl Registers {
                     (1, "received data"),
                     (2, "transmitter empty"),
                     (4, "line status"),
+                    (8, "modem status"),
                 ];
                 let enabled = bits_of(value, &bits).or("no interrupts");
                 Named::new("IER", format!("interrupts on: {enabled}"))
@@ -151,34 +152,7 @@ impl Registers {
                 Named::new("LCR", line_control(value))
             }
             (3, false) => Named::new("LCR", line_control(value)),
-            (4, _) => {
-                let bits = [
-                    (1, "DTR"),
-                    (2, "RTS"),
-                    (4, "OUT1"),
-                    (8, "OUT2 (interrupts reach the pin)"),
-                    (0x10, "loopback"),
-                ];
-                Named::new("MCR", bits_of(value, &bits).or("all lines off"))
-            }
-            (5, false) => {
-                let bits = [
-                    (1, "data ready"),
-                    (2, "overrun"),
-                    (0x10, "break"),
-                    (0x20, "transmitter empty"),
-                    (0x40, "idle"),
-                ];
-                Named::new("LSR", bits_of(value, &bits).or("transmitter busy"))
-            }
-            (6, false) => {
-                let bits = [(0x10, "CTS"), (0x20, "DSR"), (0x40, "RI"), (0x80, "DCD")];
-                Named::new("MSR", bits_of(value, &bits).or("nobody at the other end"))
-            }
-            (7, _) => Named::new("SCR", "scratch: drivers probe for the chip by it"),
-            (5, true) => Named::new("LSR", "read only: lost"),
-            (6, true) => Named::new("MSR", "read only: lost"),
-            (offset, _) => Named::new(format!("+{offset:#x}"), "no register"),
+            _ => uart_lines(access),
         }
     }
 
@@ -219,6 +193,41 @@ impl Registers {
             "{bus:02x}:{device:02x}.{function} register {:#04x}",
             field(0, 0xfc)
         )
+    }
+}
+
+/// The UART's registers about its lines. [ns] 8.3, 8.8, 8.9
+fn uart_lines(access: &Access<'_>) -> Named {
+    let value = access.byte();
+    match (access.offset, access.write) {
+        (4, _) => {
+            let bits = [
+                (1, "DTR"),
+                (2, "RTS"),
+                (4, "OUT1"),
+                (8, "OUT2 (interrupts reach the pin)"),
+                (0x10, "loopback"),
+            ];
+            Named::new("MCR", bits_of(value, &bits).or("all lines off"))
+        }
+        (5, false) => {
+            let bits = [
+                (1, "data ready"),
+                (2, "overrun"),
+                (0x10, "break"),
+                (0x20, "transmitter empty"),
+                (0x40, "idle"),
+            ];
+            Named::new("LSR", bits_of(value, &bits).or("transmitter busy"))
+        }
+        (6, false) => {
+            let bits = [(0x10, "CTS"), (0x20, "DSR"), (0x40, "RI"), (0x80, "DCD")];
+            Named::new("MSR", bits_of(value, &bits).or("nobody at the other end"))
+        }
+        (7, _) => Named::new("SCR", "scratch: drivers probe for the chip by it"),
+        (5, true) => Named::new("LSR", "read only: lost"),
+        (6, true) => Named::new("MSR", "read only: lost"),
+        (offset, _) => Named::new(format!("+{offset:#x}"), "no register"),
     }
 }
 

@@ -123,20 +123,44 @@ impl Same for Group {
 pub struct Story {
     inner: Fold<Line>,
     outer: Fold<Group>,
+    /// Looks since the last repetition ended.
+    looks: u32,
 }
 
 impl Story {
     /// Takes an event; `tell` gets the lines that are complete now. Times count from `began`.
     pub fn push(&mut self, event: Event, began: Nanos, tell: &mut impl FnMut(&str)) {
-        let Self { inner, outer } = self;
-        let mut groups =
-            |folded| outer.push(group(folded), &mut |folded| tell(&render(&folded, began)));
+        let Self {
+            inner,
+            outer,
+            looks,
+        } = self;
+        let mut groups = |folded| {
+            *looks = 0;
+            outer.push(group(folded), &mut |folded| tell(&render(&folded, began)));
+        };
         inner.push(Line::new(event), &mut groups);
+    }
+
+    /// For a look now and then while events come: tells what stands before a repetition that goes on, and
+    /// at every fifth look that one too, so far.
+    pub fn look(&mut self, began: Nanos, tell: &mut impl FnMut(&str)) {
+        self.looks += 1;
+        match self.looks {
+            1 => {}
+            2..=5 => self
+                .outer
+                .flush(&mut |folded| tell(&render(&folded, began))),
+            _ => {
+                self.flush(began, tell);
+                self.looks = 0;
+            }
+        }
     }
 
     /// Tells all that is held.
     pub fn flush(&mut self, began: Nanos, tell: &mut impl FnMut(&str)) {
-        let Self { inner, outer } = self;
+        let Self { inner, outer, .. } = self;
         inner.flush(&mut |folded| {
             outer.push(group(folded), &mut |folded| tell(&render(&folded, began)));
         });
@@ -218,11 +242,14 @@ fn exit_words(exit: &Exit, line: &Line) -> String {
         _ => String::new(),
     };
     let device = match (exit.device, exit.address) {
-        ("-", Some(address)) if exit.kind.starts_with("mmio") => format!("address {address:#x},"),
-        ("-", Some(address)) => format!("port {address:#x},"),
+        ("-", Some(address)) if exit.kind.starts_with("mmio") => format!("address {address:#x}"),
+        ("-", Some(address)) => format!("port {address:#x}"),
         (device, _) => device.to_owned(),
     };
-    let register = &exit.register;
+    let register = match exit.device {
+        "-" => format!("({})", exit.register),
+        _ => exit.register.to_string(),
+    };
     if let Some(text) = &exit.text {
         let rest = if line.printed > text.len() as u64 {
             "..."
@@ -383,6 +410,20 @@ mod tests {
         let text = story((0..5000).map(|_| exit("THR", Some(b'x'), None)).collect());
         assert!(text.contains("... 5000 bytes  x 5000"), "{text}");
         assert!(text.len() < 250);
+    }
+
+    #[test]
+    fn a_repetition_that_never_ends_hides_neither_itself_nor_what_was_before() {
+        let (mut story, mut text) = (Story::default(), String::new());
+        story.push(exit("LCR", None, None).event, 0, &mut |lines| text += lines);
+        for look in 0..7 {
+            for _ in 0..100 {
+                story.push(exit("LSR", None, None).event, 0, &mut |lines| text += lines);
+            }
+            story.look(0, &mut |lines| text += lines);
+            assert_eq!(text.contains("LCR"), look > 0, "{look}: {text}");
+        }
+        assert!(text.contains("x 600 "), "{text}");
     }
 
     #[test]

@@ -147,7 +147,9 @@ impl Tracer {
                 let waited = keeper.changed.wait_timeout(over, QUIET);
                 over = waited.unwrap_or_else(PoisonError::into_inner).0;
                 let mut state = lock(&state);
-                if !std::mem::take(&mut state.busy) {
+                if std::mem::take(&mut state.busy) {
+                    state.writer.look();
+                } else {
                     state.writer.catch_up();
                 }
             }

@@ -253,18 +253,20 @@ fn queue_name(device: &str, queue: u32) -> String {
     }
 }
 
+/// `[virtio]` 6, "Reserved Feature Bits".
+const COMMON: [(u32, &str); 8] = [
+    (28, "INDIRECT_DESC"),
+    (29, "EVENT_IDX"),
+    (32, "VERSION_1"),
+    (33, "ACCESS_PLATFORM"),
+    (34, "RING_PACKED"),
+    (35, "IN_ORDER"),
+    (36, "ORDER_PLATFORM"),
+    (38, "NOTIFICATION_DATA"),
+];
+
 /// The features in `bits`, by name where there is one.
 fn features(device: &str, bits: u64) -> String {
-    const COMMON: [(u32, &str); 8] = [
-        (28, "INDIRECT_DESC"),
-        (29, "EVENT_IDX"),
-        (32, "VERSION_1"),
-        (33, "ACCESS_PLATFORM"),
-        (34, "RING_PACKED"),
-        (35, "IN_ORDER"),
-        (36, "ORDER_PLATFORM"),
-        (38, "NOTIFICATION_DATA"),
-    ];
     let own: &[(u32, &str)] = match device {
         "virtio-blk" => &[
             (1, "SIZE_MAX"),

@@ -143,6 +143,15 @@ impl Writer {
         }
     }
 
+    /// For a look now and then while events come: nobody should wait for the end of a repetition.
+    pub fn look(&mut self) {
+        if let Format::Text(story) = &mut self.format {
+            let out = &mut self.out;
+            story.look(self.began, &mut |lines| out.write(lines));
+            out.flush();
+        }
+    }
+
     /// Writes all that is held: nothing has happened for a while.
     pub fn catch_up(&mut self) {
         if let Format::Text(story) = &mut self.format {
