@@ -2,8 +2,7 @@
 //!
 //! Three file descriptors, each made from the one before: [`Kvm`] (`/dev/kvm`, the system),
 //! [`Vm`] (one machine: memory slots and interrupts) and [`Vcpu`] (one processor: registers and
-//! the run loop's exits). Nothing else in cottage calls kvm-ioctls, but for
-//! the doctor, which goes on asking where this chapter gives up.
+//! the run loop's exits). Nothing else in cottage calls kvm-ioctls, but for the doctor, which asks on.
 //!
 //! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
@@ -17,6 +16,7 @@
 pub mod exit;
 pub mod slots;
 pub mod irqchip;
+pub mod debug;
 
 use std::io;
 use std::path::PathBuf;
