@@ -15,11 +15,13 @@ use cottage::compare;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
+use cottage::gdb;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
-use cottage::timeline::report;
+use cottage::timeline::{now, report};
 
 fn main() -> ExitCode {
+    let entered = now();
     install_panic_hook(VMM_FAILURE);
     // The kernel names a process after the file it is started from, which here is a descriptor.
     let _only_looks = rustix::thread::set_name(c"cottage");
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) if args.gdb.gdb.is_some() => gdb::run(&args, entered),
         Ok(Command::Run(args)) => {
             report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }

@@ -5,6 +5,7 @@
 //! Read next: [`compare`].
 
 pub mod compare;
+pub mod gdb;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
+pub use gdb::GdbArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -87,6 +89,10 @@ pub struct RunArgs {
     /// Count and time VM exits, by kind, port or address, and device
     #[arg(long)]
     pub exits: bool,
+
+    /// Who looks on.
+    #[command(flatten)]
+    pub gdb: GdbArgs,
 
     /// For a measured child: the descriptor its record goes to.
     #[arg(long, hide = true, value_name = "N")]
@@ -175,7 +181,8 @@ pub struct StrayWord(String);
 impl RunArgs {
     /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
     pub fn needs_tools(&self) -> bool {
-        self.record_fd.is_none() && (self.timeline.is_some() || self.exits)
+        self.record_fd.is_none()
+            && (self.timeline.is_some() || self.exits || self.gdb.gdb.is_some())
     }
 
     /// Refuses a FILE without a report.
