@@ -96,7 +96,15 @@ impl Debugged {
         );
         gdb.args(["-x", &self.scratch.file("script", connected.as_bytes())]);
         gdb.args(file);
-        let said = finish(gdb, b"");
+        // Both streams in their order: what `monitor` prints goes to the second.
+        let mut both = Command::new("sh");
+        both.args(["-c", "exec \"$0\" \"$@\" 2>&1"]);
+        both.arg(gdb.get_program()).args(gdb.get_args());
+        both.envs(
+            gdb.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let said = finish(both, b"");
         format!("{}{}", said.text(), said.stderr)
     }
 
