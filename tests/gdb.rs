@@ -408,6 +408,6 @@ fn session_of_the_documentation_happens_as_it_stands_there() {
     let (_, said) = said.split_once("(gdb) ").unwrap();
     let said = format!("(gdb) {said}");
     assert_eq!(masked(&said), masked(&session), "\n{said}\n{}", end.stderr);
-    let release = end.expect_code(0).text();
-    assert!(release.contains("-cottage-full"), "{release}");
+    // Killed, and the command's status is not known.
+    end.expect_code(114);
 }

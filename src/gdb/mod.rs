@@ -1,4 +1,4 @@
-//! Chapter 12: gdb at the guest, `run --gdb`.
+//! Chapter 11, third part: gdb at the guest, `run --gdb`.
 //!
 //! gdb's remote protocol is [`gdbstub`]'s; here is what it acts on. vCPUs are threads, all stop together,
 //! KVM does the stopping (KVM_SET_GUEST_DEBUG), and [`crate::watch::gate`] keeps them while gdb looks.
@@ -12,7 +12,7 @@
 //! - [`able`]: what KVM here can do, tried out;
 //! - [`registers`], [`memory`]: the guest as gdb wants to see it;
 //! - [`debugger`]: the vCPUs' side;
-//! - [`place`], [`filter`], [`target`], [`monitor`], [`session`]: gdb's side.
+//! - [`place`], [`filter`], [`target`], [`breakpoints`], [`monitor`], [`session`]: gdb's side.
 //!
 //! A guest cannot reach any of it: it makes debug exits, which are judged by our own list of breakpoints,
 //! and at most one of each vCPU's waits. Whoever reaches the socket owns the machine, so that is the
@@ -27,6 +27,7 @@ pub mod debugger;
 pub mod place;
 pub mod filter;
 pub mod target;
+pub mod breakpoints;
 pub mod monitor;
 pub mod session;
 

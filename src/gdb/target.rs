@@ -2,7 +2,7 @@
 //!
 //! Everything here happens while all vCPUs stand at the gate, but for [`Machine::resume`], which opens it.
 //! What a machine that is over is asked gets an error, which gdb shows.
-//! Read next: [`super::monitor`].
+//! Read next: [`super::breakpoints`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -15,17 +15,13 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadBase, MultiThreadResume, MultiThreadResumeOps, MultiThreadSchedulerLocking,
     MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
-use gdbstub::target::ext::breakpoints::{
-    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps,
-    SwBreakpoint, SwBreakpointOps, WatchKind,
-};
+use gdbstub::target::ext::breakpoints::{BreakpointsOps, WatchKind};
 use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 
-use super::able::Trap;
 use super::debugger::{Debugger, Parts};
-use super::plan::{Kind, Slot, Stop};
+use super::plan::Stop;
 use super::registers::{All, Machine64, State};
 use super::{memory, monitor};
 use crate::console::words::say;
@@ -36,8 +32,6 @@ use crate::watch::paging::Walk;
 const NO_SUCH_THREAD: u8 = 3; // ESRCH
 const NOT_THERE: u8 = 14; // EFAULT
 const NOT_SO: u8 = 22; // EINVAL
-/// As many remarks about breakpoints as one session gets.
-const MAX_REMARKS: usize = 16;
 
 /// A machine that a gdb is attached to.
 #[derive(Debug)]
@@ -51,8 +45,9 @@ pub struct Machine {
     /// vCPUs that gdb does not name stay where they are.
     locked: bool,
     /// Breakpoints that are in debug registers because their address leads nowhere.
-    stand_ins: BTreeSet<u64>,
-    remarks: BTreeMap<u64, &'static str>,
+    pub(super) stand_ins: BTreeSet<u64>,
+    /// What was said about breakpoints.
+    pub(super) remarks: BTreeMap<u64, &'static str>,
 }
 
 /// gdb's number of a vCPU: its own and 1, for 0 means any.
@@ -168,13 +163,6 @@ impl Machine {
         true
     }
 
-    /// Says something about the breakpoint at `at`, once.
-    fn remark(&mut self, at: u64, words: &'static str) {
-        if self.remarks.len() < MAX_REMARKS && self.remarks.insert(at, words) != Some(words) {
-            say(&format!("gdb: breakpoint at {at:#x}: {words}"));
-        }
-    }
-
     /// Takes everything back, and lets the guest go on.
     pub fn let_go(&mut self) {
         {
@@ -233,11 +221,6 @@ impl Machine {
             Stop::Step => signal(Signal::SIGTRAP),
             Stop::Crash => signal(Signal::SIGABRT),
         }
-    }
-
-    /// Puts a slot into a debug register.
-    fn add(&mut self, slot: Slot) -> bool {
-        slot.is_possible() && self.debugger.plan().add(slot)
     }
 }
 
@@ -377,119 +360,6 @@ impl MultiThreadSchedulerLocking for Machine {
     fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Infallible> {
         self.locked = true;
         Ok(())
-    }
-}
-
-impl Breakpoints for Machine {
-    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
-        Some(self)
-    }
-
-    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
-        Some(self)
-    }
-}
-
-impl SwBreakpoint for Machine {
-    /// An address that leads nowhere gets a debug register, which needs no memory.
-    fn add_sw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
-        let able = self.debugger.plan().able;
-        let walk = self.walk(0, at);
-        if matches!(able.trap, Some(Trap::Out { .. })) && walk.as_ref().is_some_and(memory::is_user)
-        {
-            self.remark(
-                at,
-                "a program's page; KVM here stops programs at no instruction",
-            );
-            return Ok(false);
-        }
-        if let Some(gpa) = self.locate(0, at)
-            && memory::plant(&self.parts.memory, &mut self.debugger.plan(), at, gpa)
-        {
-            if walk.and_then(|walk| memory::end_of(&walk)) != Some(gpa) && !self.physical {
-                self.remark(
-                    at,
-                    "the guest has not mapped it yet; set where Linux maps it from",
-                );
-            }
-            return Ok(true);
-        }
-        if able.hardware && self.add(Slot::new(at, 1, Kind::Execute)) {
-            self.stand_ins.insert(at);
-            self.remark(at, "no memory is there (yet): it is in a debug register");
-            return Ok(true);
-        }
-        self.remark(
-            at,
-            "no memory is there, and no debug register is left that KVM heeds",
-        );
-        Ok(false)
-    }
-
-    fn remove_sw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
-        if self.stand_ins.remove(&at) {
-            let slot = Slot::new(at, 1, Kind::Execute);
-            return Ok(self.debugger.plan().remove(slot));
-        }
-        let pulled = memory::pull(&self.parts.memory, &mut self.debugger.plan(), at);
-        Ok(pulled)
-    }
-}
-
-impl HwBreakpoint for Machine {
-    fn add_hw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
-        if !self.debugger.plan().able.hardware {
-            self.remark(at, "KVM here heeds no debug registers; use break");
-            return Ok(false);
-        }
-        Ok(self.add(Slot::new(at, 1, Kind::Execute)))
-    }
-
-    fn remove_hw_breakpoint(&mut self, at: u64, _kind: usize) -> TargetResult<bool, Self> {
-        Ok(self.debugger.plan().remove(Slot::new(at, 1, Kind::Execute)))
-    }
-}
-
-/// What x86 has for a kind of gdb's.
-fn kind_of(kind: WatchKind) -> Kind {
-    match kind {
-        WatchKind::Write => Kind::Write,
-        // There is no register for loads alone: gdb sees by the value whether it was one.
-        WatchKind::Read | WatchKind::ReadWrite => Kind::Access,
-    }
-}
-
-impl HwWatchpoint for Machine {
-    fn add_hw_watchpoint(
-        &mut self,
-        at: u64,
-        len: u64,
-        kind: WatchKind,
-    ) -> TargetResult<bool, Self> {
-        if !self.debugger.plan().able.watch {
-            self.remark(
-                at,
-                "KVM here heeds no debug registers; `set can-use-hw-watchpoints 0` has gdb step and compare",
-            );
-            return Ok(false);
-        }
-        Ok(self.add(Slot::new(at, len, kind_of(kind))))
-    }
-
-    fn remove_hw_watchpoint(
-        &mut self,
-        at: u64,
-        len: u64,
-        kind: WatchKind,
-    ) -> TargetResult<bool, Self> {
-        Ok(self
-            .debugger
-            .plan()
-            .remove(Slot::new(at, len, kind_of(kind))))
     }
 }
 
