@@ -5,11 +5,14 @@
 //! that nobody watches pays one comparison at each of these places. The `cottage` program itself builds
 //! no observers; those are in its tools ([`crate::tools`]), which run the same machine.
 //!
+//! - [`arch`]: registers in words; [`paging`]: page tables in words, and the walk through them;
 //! - [`code`]: machine code as text;
 //! - [`gate`]: brings all processors to a stand and asks them things.
 //!
-//! Read next: [`code`].
+//! Read next: [`arch`].
 
+pub mod arch;
+pub mod paging;
 pub mod code;
 pub mod gate;
 
