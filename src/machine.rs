@@ -63,6 +63,7 @@ use crate::virtio::attach::{self, Sockets};
 use crate::virtio::console::{Console, Port};
 use crate::virtio::mmio::Transport;
 use crate::watch::Watch;
+use crate::watch::scene::Witness;
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +186,7 @@ impl Machine {
             memory,
             timeline: timeline.clone(),
             watch,
+            witness: Witness::default(),
         });
         Ok(Self {
             vcpus,
@@ -209,6 +211,9 @@ impl Machine {
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
+        if ending.as_ref().is_ok_and(Ending::cut_short) && self.served.output.written() == 0 {
+            self.board.witness.want();
+        }
         let timeline = &self.board.timeline;
         timeline.note_once(Stage::GuestEnded);
         timeline.look_at_memory(&self.board.memory.host_range());
@@ -221,11 +226,9 @@ impl Machine {
         }
         timeline.note(Stage::VcpusStopped);
         Ok(Outcome {
-            ending: ending.map_err(host("wait for events"))?,
             status: self.status.status(),
-            panic: self.served.output.panic_line(),
             command_given: self.command_given,
-            lost_output: self.served.output.lost(),
+            ..Outcome::of(ending.map_err(host("wait for events"))?, &self.served.output, &self.board)
         })
     }
 }

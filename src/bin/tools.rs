@@ -18,6 +18,7 @@ use cottage::doctor;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
 use cottage::timeline::report;
+use cottage::watch::story;
 
 fn main() -> ExitCode {
     install_panic_hook(VMM_FAILURE);
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Ok(Command::Bench(args)) => bench::main(&args),
         Ok(Command::Compare(args)) => compare::main(&args),
         Ok(Command::Doctor) => doctor::main(),
+        Ok(Command::TellCrash) => story::main(),
         Err(error) => {
             let _nobody_listens = error.print();
             if error.use_stderr() { USER_ERROR } else { 0 }

@@ -36,6 +36,9 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
+    /// For a cottage whose guest has crashed: tell about the report on stdin.
+    #[command(hide = true)]
+    TellCrash,
 }
 
 /// `cottage run` as if it were a program of its own.

@@ -15,6 +15,7 @@
 )]
 
 pub mod exit;
+pub mod last;
 pub mod slots;
 pub mod irqchip;
 
@@ -23,17 +24,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
-    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, SyncReg, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
-use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::mapped::MappedFile;
 
 pub use exit::{VmExit, internal_error_name};
+use last::LastExits;
 
 /// A KVM call that the host refused.
 #[derive(Debug, thiserror::Error)]
@@ -219,37 +220,23 @@ impl Vm {
             .map_err(failed("KVM_SET_TSS_ADDR"))
     }
 
-    /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
-    ///
-    /// Why not KVM's full irqchip: docs/adr/0003. What either costs on this host: `make bench`.
-    ///
-    /// # Errors
-    /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
-    pub fn split_irqchip(&self) -> Result<(), Error> {
-        let mut cap = kvm_enable_cap {
-            cap: KVM_CAP_SPLIT_IRQCHIP,
-            ..Default::default()
-        };
-        cap.args[0] = u64::from(IOAPIC_PINS);
-        self.fd
-            .enable_cap(&cap)
-            .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
-    }
-
     /// Creates processor `id`; its local APIC gets the same number.
     ///
     /// # Errors
     /// The host's refusal, with the number.
     pub fn create_vcpu(self: &Arc<Self>, id: u32) -> Result<Vcpu, Error> {
-        let fd = self
+        let mut fd = self
             .fd
             .create_vcpu(u64::from(id))
             .map_err(failed_at("KVM_CREATE_VCPU", format!(" for vCPU {id}")))?;
+        // KVM leaves the registers in the shared page at each exit, a copy of 144 bytes: for `last`.
+        fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Vcpu {
             fd,
             run_size: self.fd.run_size(),
             interrupted: false,
-            _vm: self.clone(),
+            last: LastExits::default(),
+            vm: self.clone(),
         })
     }
 
@@ -306,8 +293,10 @@ pub struct Vcpu {
     run_size: usize,
     /// The last run was ended by a signal, and left `kvm_run` as it was.
     interrupted: bool,
+    /// What went before.
+    last: LastExits,
     /// Dropped after `fd`; see [`Vm::give_memory`].
-    _vm: Arc<Vm>,
+    vm: Arc<Vm>,
 }
 
 impl Vcpu {
@@ -364,6 +353,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal to run. A signal is no error: [`VmExit::Interrupted`].
     pub fn enter(&mut self) -> Result<(), Error> {
+        self.keep_exit();
         self.interrupted = match self.fd.run() {
             Ok(_) => false,
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => true,
@@ -391,6 +381,11 @@ impl Vcpu {
     pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
         self.enter()?;
         Ok(self.exit())
+    }
+
+    /// The machine it belongs to.
+    pub fn vm(&self) -> &Arc<Vm> {
+        &self.vm
     }
 
     /// The kvm-ioctls handle, for tools that need a call this chapter does not wrap.

@@ -15,6 +15,7 @@ use crate::memory::GuestMemory;
 use crate::outcome::{Ending, with_causes};
 use crate::timeline::exits::Meter;
 use crate::timeline::{Stage, Timeline};
+use crate::watch::scene::Witness;
 use crate::watch::{Stand, Verdict, Watch};
 
 /// What a vCPU thread needs besides its vCPU; the same for all.
@@ -34,6 +35,8 @@ pub struct Board {
     pub timeline: Arc<Timeline>,
     /// Who looks on.
     pub watch: Watch,
+    /// How a processor stood at the end.
+    pub witness: Witness,
 }
 
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
@@ -54,12 +57,18 @@ pub fn run(id: u32, vcpu: &mut Vcpu, board: &Board) {
         match stepped {
             Ok(None) => watch.each(|by| by.answered(&mut Stand { id, vcpu, board })),
             Ok(Some(ending)) => {
+                if ending.may_be_a_crash() {
+                    board.witness.keep(id, vcpu);
+                }
                 watch.each(|by| by.crashed(&mut Stand { id, vcpu, board }, &ending));
                 board.timeline.note_once(Stage::GuestEnded);
                 board.control.stop(ending);
             }
             Err(error) => board.control.stop(Ending::Failure(with_causes(&error))),
         }
+    }
+    if id == 0 && board.witness.wanted() {
+        board.witness.keep(id, vcpu);
     }
     watch.each(|by| by.left(id));
 }

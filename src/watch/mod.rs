@@ -7,6 +7,8 @@
 //!
 //! - [`arch`]: registers in words; [`paging`]: page tables in words, and the walk through them;
 //! - [`code`]: machine code as text;
+//! - [`scene`]: how a processor stands; [`tell`]: hands that to the tools, which have words for it;
+//! - [`story`]: the page they tell;
 //! - [`gate`]: brings all processors to a stand and asks them things.
 //!
 //! Read next: [`arch`].
@@ -14,6 +16,9 @@
 pub mod arch;
 pub mod paging;
 pub mod code;
+pub mod scene;
+pub mod tell;
+pub mod story;
 pub mod gate;
 
 use std::fmt;
