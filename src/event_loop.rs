@@ -158,7 +158,7 @@ impl<'a> EventLoop<'a> {
             if ready.signal {
                 self.handle_signals();
             }
-            if ready.stdin {
+            if ready.stdin && !self.served.control.input_held() {
                 self.read_stdin(status_line);
             }
         }
@@ -229,7 +229,8 @@ impl<'a> EventLoop<'a> {
         };
         // A pipe at a virtio console is read when it is known who listens: it may have to be coded.
         let early = self.served.port.is_some() && self.keys.is_none() && self.listener().is_none();
-        let read_stdin = self.stdin_open && !early && self.input.len() < max_input;
+        let ours = self.stdin_open && !self.served.control.input_held();
+        let read_stdin = ours && !early && self.input.len() < max_input;
         let stdin = read_stdin.then(rustix::stdio::stdin);
         let write_output = self.served.output.waiting();
         let output = write_output.then(|| self.output_fd.as_fd());

@@ -63,7 +63,6 @@ use crate::virtio::attach::{self, Sockets};
 use crate::virtio::console::{Console, Port};
 use crate::virtio::mmio::Transport;
 use crate::watch::Watch;
-use crate::watch::scene::Witness;
 
 /// Why a machine could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +185,8 @@ impl Machine {
             memory,
             timeline: timeline.clone(),
             watch,
-            witness: Witness::default(),
+            witness: Arc::default(),
+            output: served.output.clone(),
         });
         Ok(Self {
             vcpus,
@@ -211,7 +211,7 @@ impl Machine {
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
-        if ending.as_ref().is_ok_and(Ending::cut_short) && self.served.output.written() == 0 {
+        if ending.as_ref().is_ok_and(Ending::cut_short) && self.board.output.written() == 0 {
             self.board.witness.want();
         }
         let timeline = &self.board.timeline;
@@ -228,7 +228,7 @@ impl Machine {
         Ok(Outcome {
             status: self.status.status(),
             command_given: self.command_given,
-            ..Outcome::of(ending.map_err(host("wait for events"))?, &self.served.output, &self.board)
+            ..Outcome::of(ending.map_err(host("wait for events"))?, &self.board)
         })
     }
 }

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::console::output::Output;
 use crate::memory::GuestMemory;
 use crate::vcpu::run::Board;
 use crate::watch::scene::Scene;
@@ -95,8 +94,8 @@ pub struct Outcome {
 
 impl Outcome {
     /// As seen on the console and by the processors; nothing was asked of the guest, or reported by it.
-    pub fn of(ending: Ending, output: &Output, board: &Board) -> Self {
-        let scene = board.witness.take();
+    pub fn of(ending: Ending, board: &Board) -> Self {
+        let (output, scene) = (&board.output, board.witness.take());
         Self {
             ending,
             status: None,
@@ -434,10 +433,7 @@ mod tests {
         assert!(after.1.ends_with("status 7: why"), "{}", after.1);
         let triple = Ending::TripleFault("rip 0".into());
         let kind = |told: Option<(Kind, String)>| told.map(|(kind, _)| kind);
-        assert_eq!(
-            kind(told(triple.clone(), None, 9, None)),
-            Some(Kind::Crash)
-        );
+        assert_eq!(kind(told(triple.clone(), None, 9, None)), Some(Kind::Crash));
         assert_eq!(
             kind(told(triple.clone(), Some("x"), 9, None)),
             Some(Kind::Panic)

@@ -17,10 +17,11 @@ use cottage::console::words::say;
 use cottage::doctor;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
-use cottage::timeline::report;
-use cottage::watch::story;
+use cottage::timeline::{now, report};
+use cottage::watch::{inspect, story};
 
 fn main() -> ExitCode {
+    let entered = now();
     install_panic_hook(VMM_FAILURE);
     // The kernel names a process after the file it is started from, which here is a descriptor.
     let _only_looks = rustix::thread::set_name(c"cottage");
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) if args.inspect.is_on() => inspect::run(&args, entered),
         Ok(Command::Run(args)) => {
             report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }

@@ -5,6 +5,7 @@
 //! Read next: [`compare`].
 
 pub mod compare;
+pub mod inspect;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
+pub use inspect::InspectArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
@@ -90,6 +92,10 @@ pub struct RunArgs {
     /// Count and time VM exits, by kind, port or address, and device
     #[arg(long)]
     pub exits: bool,
+
+    /// Who looks into it.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
 
     /// For a measured child: the descriptor its record goes to.
     #[arg(long, hide = true, value_name = "N")]
@@ -178,7 +184,8 @@ pub struct StrayWord(String);
 impl RunArgs {
     /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
     pub fn needs_tools(&self) -> bool {
-        self.record_fd.is_none() && (self.timeline.is_some() || self.exits)
+        let inspected = self.inspect.is_on();
+        self.record_fd.is_none() && (self.timeline.is_some() || self.exits || inspected)
     }
 
     /// Refuses a FILE without a report.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::crash;
 use super::identity::Identity;
 use crate::bus::{MmioBus, PortBus, Request};
+use crate::console::output::Output;
 use crate::control::Control;
 use crate::kvm::{Error, Vcpu, VmExit};
 use crate::memory::GuestMemory;
@@ -36,7 +37,9 @@ pub struct Board {
     /// Who looks on.
     pub watch: Watch,
     /// How a processor stood at the end.
-    pub witness: Witness,
+    pub witness: Arc<Witness>,
+    /// The console's output.
+    pub output: Arc<Output>,
 }
 
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.

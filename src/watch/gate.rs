@@ -8,7 +8,7 @@
 //!
 //! A vCPU's ioctls are for its own thread (`[kvm]` section 1: "vcpu ioctls should be issued from the same
 //! thread that was used to create the vcpu"), so a debugger's thread sends its questions there.
-//! Read next: [`mod@crate::bench`].
+//! Read next: [`super::inspect`].
 #![expect(
     unsafe_code,
     reason = "pthread_self and pthread_kill, to kick a thread"
@@ -62,6 +62,11 @@ impl Gate {
     /// Lets a vCPU on, or keeps it here while the gate is closed; to be called before each entry into the
     /// guest, on its thread.
     pub fn pass(&self, stand: &mut Stand<'_>) {
+        self.hold(stand);
+    }
+
+    /// Likewise for one that will not enter the guest again.
+    pub fn hold(&self, stand: &mut Stand<'_>) {
         let mut state = self.lock();
         // SAFETY: pthread_self has no conditions.
         let thread = unsafe { libc::pthread_self() };

@@ -231,6 +231,12 @@ impl Witness {
         }
     }
 
+    /// A copy of the scene, if there is one.
+    pub fn look(&self) -> Option<Scene> {
+        let kept = self.scene.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_deref().cloned()
+    }
+
     /// The scene, if there is one.
     pub fn take(&self) -> Option<Box<Scene>> {
         let mut kept = self.scene.lock().unwrap_or_else(PoisonError::into_inner);
@@ -271,7 +277,9 @@ mod tests {
             next
         });
         each_of_segment(&mut scene.sregs.ldt, &mut |_| 5);
-        registers(&mut scene.regs).map(|register| *register = 1 << 63);
+        for register in registers(&mut scene.regs) {
+            *register = 1 << 63;
+        }
         assert_eq!(Scene::from_words(&scene.to_words()), Some(scene));
     }
 

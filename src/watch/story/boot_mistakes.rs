@@ -175,9 +175,15 @@ fn silence(view: &View<'_>) -> Vec<String> {
         return Vec::new();
     };
     let serial = words.split(' ').any(|word| {
-        ["console=ttyS", "console=uart", "earlyprintk=", "earlycon=", "console=hvc"]
-            .iter()
-            .any(|start| word.starts_with(start))
+        [
+            "console=ttyS",
+            "console=uart",
+            "earlyprintk=",
+            "earlycon=",
+            "console=hvc",
+        ]
+        .iter()
+        .any(|start| word.starts_with(start))
     });
     let mut found = Vec::new();
     if !serial {
@@ -187,7 +193,8 @@ fn silence(view: &View<'_>) -> Vec<String> {
         ));
     } else if words.split(' ').any(|word| word == "quiet") {
         found.push(
-            "the command line says quiet: without it (--cmdline) a Linux tells how far it comes".into(),
+            "the command line says quiet: without it (--cmdline) a Linux tells how far it comes"
+                .into(),
         );
     }
     if serial {
@@ -218,7 +225,10 @@ mod tests {
         let (mut report, memory) = crashed(&[0xf4]);
         report.kind = kind;
         report.headline = headline.into();
-        report.scene.exits.push(crate::kvm::last::LastExit::default());
+        report
+            .scene
+            .exits
+            .push(crate::kvm::last::LastExit::default());
         put(&memory, HEADER_MAGIC, 0x5372_6448);
         put(&memory, CODE32_START, 0x10_0000);
         put(&memory, INIT_SIZE, 0x10_0000);
@@ -244,11 +254,15 @@ mod tests {
                     unknown-block(0,0)";
         let neither = found(Kind::Panic, line, (0, 0), "console=ttyS0");
         assert!(
-            neither[0].contains("no initramfs and no root=") && neither[0].contains("console=ttyS0"),
+            neither[0].contains("no initramfs and no root=")
+                && neither[0].contains("console=ttyS0"),
             "{neither:?}"
         );
         let root = found(Kind::Panic, line, (0, 0), "root=/dev/vda");
-        assert!(root[0].contains("what root= names is not there"), "{root:?}");
+        assert!(
+            root[0].contains("what root= names is not there"),
+            "{root:?}"
+        );
         let bad = found(Kind::Panic, line, (0x20_0000, 9), "");
         assert!(bad[0].contains("did not unpack"), "{bad:?}");
     }

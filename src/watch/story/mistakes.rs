@@ -86,9 +86,13 @@ fn cannot_be_emulated(view: &View<'_>) -> Option<String> {
     let word = |text: &str| instruction.text.contains(text);
     let hint = match () {
         () if word("cmpxchg16b") => "; a Linux leaves it out with `clearcpuid=cx16` (--append)",
-        () if word("xrstor") || word("xsave") => "; a Linux leaves it out with `noxsave` (--append)",
+        () if word("xrstor") || word("xsave") => {
+            "; a Linux leaves it out with `noxsave` (--append)"
+        }
         () if word("popcnt") => "; a Linux leaves it out with `clearcpuid=popcnt` (--append)",
-        () if word("clac") || word("stac") => "; a Linux leaves it out with `clearcpuid=smap` (--append)",
+        () if word("clac") || word("stac") => {
+            "; a Linux leaves it out with `clearcpuid=smap` (--append)"
+        }
         () if word("(bad)") => "; it is no instruction at all: look at how execution came here",
         () => "",
     };
@@ -162,7 +166,9 @@ fn rip_in_zeros(view: &View<'_>) -> Option<String> {
     let rip = view.rip();
     let zeros = view.bytes(rip, ENOUGH) == [0; ENOUGH];
     zeros.then(|| {
-        format!("RIP {rip:#x} is in empty memory, all zeros: nothing was loaded there, or a jump missed")
+        format!(
+            "RIP {rip:#x} is in empty memory, all zeros: nothing was loaded there, or a jump missed"
+        )
     })
 }
 
@@ -310,8 +316,9 @@ fn halted_for_ever(view: &View<'_>) -> Option<String> {
 
 fn endless_loop(view: &View<'_>) -> Option<String> {
     const JUMP_TO_ITSELF: [u8; 2] = [0xeb, 0xfe];
-    (view.bytes(view.rip(), 2) == JUMP_TO_ITSELF)
-        .then(|| "it jumps to where it is, for ever: a place to hang, as kernels have on purpose".into())
+    (view.bytes(view.rip(), 2) == JUMP_TO_ITSELF).then(|| {
+        "it jumps to where it is, for ever: a place to hang, as kernels have on purpose".into()
+    })
 }
 
 #[cfg(test)]

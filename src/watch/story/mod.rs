@@ -206,11 +206,7 @@ pub(super) mod testing {
     pub(in crate::watch) fn crashed(code: &[u8]) -> (Report, GuestMemory) {
         let memory = GuestMemory::new(4 << 20).unwrap();
         memory.write(GuestAddress(CODE), code).unwrap();
-        let entry = EntryState::new(
-            Protocol::Linux64,
-            GuestAddress(CODE),
-            GuestAddress(0x7000),
-        );
+        let entry = EntryState::new(Protocol::Linux64, GuestAddress(CODE), GuestAddress(0x7000));
         entry.write_tables(&memory).unwrap();
         let mut report = Report {
             kind: Kind::Crash,
@@ -243,7 +239,7 @@ mod tests {
         assert_eq!(view.bytes(CODE, 2), [0xf4, 0]);
         assert_eq!(view.bytes((4 << 20) - 3, 8), [0; 3]);
         assert_eq!(view.bytes((4 << 20) - 4096, 5000).len(), 4096);
-        assert_eq!(view.bytes(1 << 40, 8), []);
+        assert!(view.bytes(1 << 40, 8).is_empty());
         assert_eq!(view.word(CODE), Some(0xf4));
     }
 

@@ -80,10 +80,30 @@ pub fn registers(view: &View<'_>) -> Vec<String> {
             regs.rflags,
             RFLAGS.names(regs.rflags)
         ),
-        row([("rax", regs.rax), ("rbx", regs.rbx), ("rcx", regs.rcx), ("rdx", regs.rdx)]),
-        row([("rsi", regs.rsi), ("rdi", regs.rdi), ("rsp", regs.rsp), ("rbp", regs.rbp)]),
-        row([("r8", regs.r8), ("r9", regs.r9), ("r10", regs.r10), ("r11", regs.r11)]),
-        row([("r12", regs.r12), ("r13", regs.r13), ("r14", regs.r14), ("r15", regs.r15)]),
+        row([
+            ("rax", regs.rax),
+            ("rbx", regs.rbx),
+            ("rcx", regs.rcx),
+            ("rdx", regs.rdx),
+        ]),
+        row([
+            ("rsi", regs.rsi),
+            ("rdi", regs.rdi),
+            ("rsp", regs.rsp),
+            ("rbp", regs.rbp),
+        ]),
+        row([
+            ("r8", regs.r8),
+            ("r9", regs.r9),
+            ("r10", regs.r10),
+            ("r11", regs.r11),
+        ]),
+        row([
+            ("r12", regs.r12),
+            ("r13", regs.r13),
+            ("r14", regs.r14),
+            ("r15", regs.r15),
+        ]),
         format!("cr0 {:#x} ({})", sregs.cr0, CR0.names(sregs.cr0)),
         format!(
             "cr2 {:#x}  cr3 {:#x}  cr4 {:#x} ({})",
@@ -256,7 +276,11 @@ fn tables(view: &View<'_>) -> Vec<String> {
                 ));
             }
             _ => {
-                let what = if name == "cr2" { ", the last page fault's address" } else { "" };
+                let what = if name == "cr2" {
+                    ", the last page fault's address"
+                } else {
+                    ""
+                };
                 lines.push(format!("page tables for {name}{what}, by {}:", walk.format));
                 lines.extend(walk.lines().iter().map(|line| format!("  {line}")));
             }
@@ -298,7 +322,10 @@ pub fn exit_words(exit: &LastExit) -> String {
         KVM_EXIT_MMIO => {
             let word = if exit.write { "store" } else { "load " };
             let name = device(mmio_name(exit.address));
-            format!("{word} {} bytes at {:#x} = {value}{name}", exit.len, exit.address)
+            format!(
+                "{word} {} bytes at {:#x} = {value}{name}",
+                exit.len, exit.address
+            )
         }
         KVM_EXIT_HLT => "halt".into(),
         KVM_EXIT_SHUTDOWN => "shutdown: triple fault".into(),
@@ -308,7 +335,10 @@ pub fn exit_words(exit: &LastExit) -> String {
         KVM_EXIT_FAIL_ENTRY => format!("entry failed, hardware reason {:#x}", exit.data),
         KVM_EXIT_INTERNAL_ERROR => {
             let suberror = u32::try_from(exit.data).unwrap_or(u32::MAX);
-            format!("internal error {suberror}: {}", internal_error_name(suberror))
+            format!(
+                "internal error {suberror}: {}",
+                internal_error_name(suberror)
+            )
         }
         reason => format!("KVM exit reason {reason}"),
     }
@@ -332,7 +362,10 @@ fn port_name(port: u64) -> Option<&'static str> {
         (within(COM1_PORT, COM1_PORTS), "COM1"),
         (within(I8042_PORT, I8042_PORTS), "i8042, reset"),
         (within(RTC_PORT, RTC_PORTS), "clock"),
-        (within(PCI_CONFIG_PORT, PCI_CONFIG_PORTS), "PCI configuration"),
+        (
+            within(PCI_CONFIG_PORT, PCI_CONFIG_PORTS),
+            "PCI configuration",
+        ),
         (within(ACPI_SLEEP_PORT, 2), "ACPI sleep"),
         (port == BOOT_MARK_PORT, "boot mark"),
         (port == EXIT_STATUS_PORT, "exit status"),
@@ -352,4 +385,3 @@ fn mmio_name(gpa: u64) -> Option<&'static str> {
     ];
     names.iter().find(|(here, _)| *here).map(|(_, name)| *name)
 }
-
