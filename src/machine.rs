@@ -211,9 +211,7 @@ impl Machine {
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
-        if ending.as_ref().is_ok_and(Ending::cut_short) && self.board.output.written() == 0 {
-            self.board.witness.want();
-        }
+        self.board.wonder_about_silence(ending.as_ref().ok());
         let timeline = &self.board.timeline;
         timeline.note_once(Stage::GuestEnded);
         timeline.look_at_memory(&self.board.memory.host_range());

@@ -42,6 +42,15 @@ pub struct Board {
     pub output: Arc<Output>,
 }
 
+impl Board {
+    /// Has the first processor keep how it stands, if the user has `ending` cut short what never printed.
+    pub fn wonder_about_silence(&self, ending: Option<&Ending>) {
+        if ending.is_some_and(Ending::cut_short) && self.output.written() == 0 {
+            self.witness.want();
+        }
+    }
+}
+
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
 pub fn run(id: u32, vcpu: &mut Vcpu, board: &Board) {
     let mut meter = Meter::for_thread(&board.timeline);

@@ -21,6 +21,7 @@ use crate::memory::layout::{
 };
 use crate::watch::arch::{CR0, CR4, EFER, Mode, RFLAGS, Segment};
 use crate::watch::paging::End;
+use crate::watch::tell::Kind;
 
 /// Instructions shown.
 const INSTRUCTIONS: usize = 6;
@@ -36,13 +37,18 @@ pub fn render(view: &View<'_>) -> String {
     let mut mistakes = mistakes::all(view);
     mistakes.extend(boot_mistakes::all(view));
     if !mistakes.is_empty() {
-        lines.push("what it looks like:".into());
+        let head = match view.report.kind {
+            Kind::Stopped => "what stands out:",
+            _ => "what it looks like:",
+        };
+        lines.push(head.into());
         lines.extend(mistakes.iter().map(|found| format!("  - {found}")));
     }
     if view.was_reset() {
         lines.push(RESET_NOTE.into());
     }
     lines.extend(registers(view));
+    lines.extend(tables_of_segments(view));
     lines.extend(code(view));
     if !view.was_reset() {
         lines.extend(stack(view));
@@ -116,6 +122,13 @@ pub fn registers(view: &View<'_>) -> Vec<String> {
     ];
     lines.extend(pending(view));
     lines
+}
+
+/// Code and stack segment, and where the tables are: what most mistakes are about.
+fn tables_of_segments(view: &View<'_>) -> Vec<String> {
+    let all = segments(view);
+    let wanted = |line: &String| ["cs ", "ss ", "gdt", "idt"].iter().any(|w| line.starts_with(w));
+    all.into_iter().filter(wanted).collect()
 }
 
 /// Segments and tables.
