@@ -20,7 +20,10 @@ fn run(files: &Scratch, kernel: &[u8]) -> Command {
     let mut command = Command::new(plain_program());
     command.args(["run", "--memory", "4M"]);
     command.args(["--kernel", &files.file("kernel", kernel)]);
-    command.args(["--initramfs", &files.file("initramfs", &tiny::empty_initramfs())]);
+    command.args([
+        "--initramfs",
+        &files.file("initramfs", &tiny::empty_initramfs()),
+    ]);
     command
 }
 
@@ -48,14 +51,14 @@ fn far_return_to_a_segment_without_l_is_named() {
     let Some(backend) = kvm() else { return };
     let mistake = [
         // A GDT of its own, on the stack: null, and 32-bit code.
-        0x48, 0xb8, 0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0, // mov rax, 0x00cf9b000000ffff
+        0x48, 0xb8, 0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0,    // mov rax, 0x00cf9b000000ffff
         0x50, // push rax
         0x6a, 0x00, // push 0
         0x54, // push rsp: the base ...
         0x66, 0x6a, 0x0f, // push word 15: ... behind the limit
         0x0f, 0x01, 0x14, 0x24, // lgdt [rsp]
         0x6a, 0x08, // push 8: cs
-        0x48, 0x8d, 0x05, 0x03, 0, 0, 0, // lea rax, [rip + 3]
+        0x48, 0x8d, 0x05, 0x03, 0, 0, 0,    // lea rax, [rip + 3]
         0x50, // push rax
         0x48, 0xcb, // retfq
         0x66, 0xb8, 0x50, 0x00, // mov ax, 0x50
@@ -76,7 +79,11 @@ fn page_tables_outside_memory_are_named() {
         0x0f, 0x22, 0xd8, // mov cr3, rax
         0x90, // nop
     ];
-    triple_fault(&backend, &mistake, "CR3 points to 0x80000000, outside memory");
+    triple_fault(
+        &backend,
+        &mistake,
+        "CR3 points to 0x80000000, outside memory",
+    );
 }
 
 #[test]
@@ -145,7 +152,11 @@ fn jump_into_empty_memory_is_named() {
         0xb9, 0x00, 0x00, 0x20, 0x00, // mov ecx, 0x200000
         0xff, 0xe1, // jmp rcx
     ];
-    triple_fault(&backend, &mistake, "RIP 0x200000 is in empty memory, all zeros");
+    triple_fault(
+        &backend,
+        &mistake,
+        "RIP 0x200000 is in empty memory, all zeros",
+    );
 }
 
 #[test]
@@ -216,7 +227,10 @@ fn ended(mut command: Command) -> Finished {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
     use std::os::unix::process::ExitStatusExt;
-    let code = output.status.code().or(output.status.signal().map(|s| 128 + s));
+    let code = output
+        .status
+        .code()
+        .or(output.status.signal().map(|s| 128 + s));
     Finished {
         code: code.unwrap(),
         stdout: output.stdout,

@@ -1,7 +1,5 @@
 //! `run --inspect-at` and `--silence`: a guest is stopped, shown, asked about, and goes on.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::process::Command;
@@ -16,7 +14,10 @@ fn run(files: &Scratch, kernel: &[u8], words: &[&str]) -> Command {
     let mut command = Command::new(plain_program());
     command.args(["run", "--memory", "4M"]);
     command.args(["--kernel", &files.file("kernel", kernel)]);
-    command.args(["--initramfs", &files.file("initramfs", &tiny::empty_initramfs())]);
+    command.args([
+        "--initramfs",
+        &files.file("initramfs", &tiny::empty_initramfs()),
+    ]);
     command.args(words);
     command
 }
@@ -40,8 +41,14 @@ fn mark_is_a_place_to_stop_at() {
     let files = Scratch::new();
     for (words, told) in [
         (["--inspect-at", "init"], "stopped at mark 1, init\n"),
-        (["--inspect-at=mark:1", "--cpus=1"], "stopped at mark 1, init\n"),
-        (["--inspect-at", "ready"], "the guest never came to mark 2, ready (--inspect-at)"),
+        (
+            ["--inspect-at=mark:1", "--cpus=1"],
+            "stopped at mark 1, init\n",
+        ),
+        (
+            ["--inspect-at", "ready"],
+            "the guest never came to mark 2, ready (--inspect-at)",
+        ),
     ] {
         finish(run(&files, &tiny::marker(1, "up"), &words), b"")
             .expect_code(0)
@@ -85,13 +92,19 @@ fn address_is_met_where_breakpoints_fire_and_told_of_where_not() {
 fn wrong_place_is_refused_with_what_is_accepted() {
     let files = Scratch::new();
     for (place, told) in [
-        ("exit:0", "--inspect-at \"exit:0\" is no place to stop at: it takes init, ready"),
+        (
+            "exit:0",
+            "--inspect-at \"exit:0\" is no place to stop at: it takes init, ready",
+        ),
         ("start_kernel", "would be a symbol, but there are none"),
     ] {
-        finish(run(&files, &tiny::printer("x"), &["--inspect-at", place]), b"")
-            .expect_code(110)
-            .expect_stdout("")
-            .expect_stderr(told);
+        finish(
+            run(&files, &tiny::printer("x"), &["--inspect-at", place]),
+            b"",
+        )
+        .expect_code(110)
+        .expect_stdout("")
+        .expect_stderr(told);
     }
 }
 
@@ -137,7 +150,7 @@ fn prompt_answers_in_a_cooked_terminal_and_continue_gives_it_back_to_the_guest()
         terminal.wait_for("(inspect) ");
     }
     terminal.type_keys(b"continue\n");
-    terminal.wait_for("ready");
+    terminal.wait_for("eady"); // the r was the third exit
     terminal.wait_raw();
     terminal.type_keys(b"abc");
     terminal.wait_for("abc");
@@ -152,11 +165,15 @@ fn prompt_steps_runs_until_a_place_and_quits() {
     let kernel = tiny::printer("hello");
     let mut terminal = Terminal::run(run(&files, &kernel, &["--inspect-at", "exit:1"]));
     terminal.wait_for("(inspect) ");
-    terminal.type_keys(b"step\n");
+    terminal.type_keys(b"dis rip 1\n");
     terminal.wait_for("mov al, 0x65");
     terminal.wait_for("(inspect) ");
+    terminal.type_keys(b"step\n");
+    terminal.wait_for("0x100009  ee");
+    terminal.wait_for("(inspect) ");
     terminal.type_keys(b"step 2\n");
-    terminal.wait_for("mov al, 0x6c");
+    // Where a step over `out` does not come back by itself, it is one with the next.
+    terminal.wait_for("  ee    ");
     terminal.wait_for("(inspect) ");
     terminal.type_keys(b"until exit:5\n");
     terminal.wait_for("cottage: stopped at exit 5");
@@ -193,7 +210,16 @@ fn linux_stops_when_its_init_starts() {
 fn linux_is_asked_at_the_prompt_and_runs_on() {
     let Some(_) = linux_kvm() else { return };
     let mut command = Command::new(support::program::program());
-    command.args(["run", "--inspect-at", "init", "--cpus", "2", "--", "echo", "hel''lo"]);
+    command.args([
+        "run",
+        "--inspect-at",
+        "init",
+        "--cpus",
+        "2",
+        "--",
+        "echo",
+        "hel''lo",
+    ]);
     let mut terminal = Terminal::run(command);
     terminal.wait_for("(inspect) ");
     terminal.type_keys(b"irq\n");

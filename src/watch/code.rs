@@ -2,7 +2,7 @@
 //!
 //! By iced-x86: an x86 instruction is 1 to 15 bytes of prefixes, opcode maps and operands, and a
 //! decoder that is right about all of them is a project of its own. Intel's syntax, as the manuals have
-//! it, destination first. Read next: [`super::gate`].
+//! it, destination first. Read next: [`super::symbols`].
 
 use std::fmt;
 

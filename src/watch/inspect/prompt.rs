@@ -6,7 +6,7 @@
 
 use super::at::number;
 use crate::watch::code::Line;
-use crate::watch::story::{View, page, printable};
+use crate::watch::story::{View, exits, page, printable};
 use crate::watch::symbols::Symbols;
 
 /// The most bytes a dump shows.
@@ -195,7 +195,7 @@ pub fn answer(command: &Command, view: &View<'_>, symbols: Option<&Symbols>) -> 
             }
             lines.iter().map(|line| named(line, symbols)).collect()
         }
-        Command::Exits => page::exits(&view.scene().exits),
+        Command::Exits => exits::exits(&view.scene().exits),
         Command::Help => HELP.lines().map(str::to_owned).collect(),
         _ => Vec::new(),
     }

@@ -56,6 +56,8 @@ pub(super) struct Session {
     /// Bytes printed when the console was looked at last, and since when.
     printed: (u64, Instant),
     told_of_silence: bool,
+    /// Bytes printed at the last stop.
+    printed_before: u64,
 }
 
 impl Session {
@@ -73,6 +75,7 @@ impl Session {
             silence,
             printed: (0, Instant::now()),
             told_of_silence: false,
+            printed_before: 0,
         }
     }
 }
@@ -177,7 +180,7 @@ impl Session {
         }
     }
 
-    fn show(&self, notice: &Notice, parts: &Parts) -> Next {
+    fn show(&mut self, notice: &Notice, parts: &Parts) -> Next {
         let Some(scene) = self.scene(notice.id) else {
             return Next::Run(None);
         };
@@ -190,13 +193,17 @@ impl Session {
         parts.control.hold_input(true);
         let raw = terminal::is_raw();
         terminal::restore();
+        // What the guest has printed may not end with a line.
+        if self.printed_before != report.printed {
+            print(&[String::new()]);
+        }
+        self.printed_before = report.printed;
         if notice.brief {
             let view = view(&report, parts);
             let next = view.code(view.rip(), 1);
             let lines = next.iter().map(|l| prompt::named(l, self.symbols.as_ref()));
             print(&lines.collect::<Vec<_>>());
         } else {
-            print(&[String::new()]);
             say(&render(&report, parts));
             print(&["help lists what can be asked; continue runs on".into()]);
         }

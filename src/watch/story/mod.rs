@@ -1,6 +1,6 @@
 //! A crash tells its story: what happened, which mistake it looks like, and the state that shows it.
 //!
-//! - [`page`]: the page a user reads, line by line;
+//! - [`page`]: the page a user reads, line by line; [`exits`]: the last exits in words;
 //! - [`mistakes`]: likely mistakes of a processor's state, by rules; [`boot_mistakes`]: those of what was
 //!   booted, by what it says;
 //! - [`printable`]: text from a guest, made harmless.
@@ -12,6 +12,7 @@
 //! Read next: [`page`].
 
 pub mod page;
+pub mod exits;
 pub mod mistakes;
 pub mod boot_mistakes;
 

@@ -2,23 +2,15 @@
 //!
 //! In the order in which one asks. A line is a fact; lines are for a terminal of 100 columns, and there are
 //! never more than about 70.
-//! Read next: [`super::mistakes`].
+//! Read next: [`super::exits`].
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
-    KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_MP_STATE_HALTED,
-    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED,
+    KVM_EXIT_SHUTDOWN, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED,
 };
 
+use super::exits::exits;
 use super::{View, boot_mistakes, mistakes, printable};
-use crate::kvm::internal_error_name;
-use crate::kvm::last::LastExit;
-use crate::memory::layout::{
-    ACPI_SLEEP_PORT, BOOT_MARK_PORT, COM1_PORT, COM1_PORTS, EXIT_STATUS_PORT, I8042_PORT,
-    I8042_PORTS, IOAPIC, IOAPIC_SIZE, LOCAL_APIC, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, RTC_PORT,
-    RTC_PORTS, VIRTIO_ACPI,
-};
 use crate::watch::arch::{CR0, CR4, EFER, Mode, RFLAGS, Segment};
 use crate::watch::paging::End;
 use crate::watch::tell::Kind;
@@ -127,7 +119,11 @@ pub fn registers(view: &View<'_>) -> Vec<String> {
 /// Code and stack segment, and where the tables are: what most mistakes are about.
 fn tables_of_segments(view: &View<'_>) -> Vec<String> {
     let all = segments(view);
-    let wanted = |line: &String| ["cs ", "ss ", "gdt", "idt"].iter().any(|w| line.starts_with(w));
+    let wanted = |line: &String| {
+        ["cs ", "ss ", "gdt", "idt"]
+            .iter()
+            .any(|w| line.starts_with(w))
+    };
     all.into_iter().filter(wanted).collect()
 }
 
@@ -302,99 +298,57 @@ fn tables(view: &View<'_>) -> Vec<String> {
     lines
 }
 
-/// The last exits, a line each; the same again is counted.
-pub fn exits(exits: &[LastExit]) -> Vec<String> {
-    if exits.is_empty() {
-        return vec!["last exits: none, the guest has never come back".into()];
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::last::LastExit;
+    use crate::watch::story::testing::{CODE, crashed, view};
+
+    #[test]
+    fn page_goes_from_the_cause_to_the_last_exits() {
+        let (mut report, memory) = crashed(&[0x48, 0x8b, 0x18]);
+        report.scene.sregs.cr2 = 1 << 40;
+        report.scene.events.exception.pending = 1;
+        report.scene.events.exception.nr = 14;
+        report.scene.events.exception.has_error_code = 1;
+        let text = render(&view(&report, &memory));
+        let mut rest = text.as_str();
+        for part in [
+            "the guest crashed\nwhat it looks like:\n",
+            "processor 0, long mode: 64-bit code, paging; running, ring 0\nrip 0x100000",
+            "on its way: exception 14 (#PF, page fault), error code 0x0\n",
+            "cs  0x0010  64-bit code",
+            "code at rip:\n  0x100000  48 8b 18                  mov rbx, [rax]\n",
+            "stack at 0x8ff0:\n",
+            "page tables: rip 0x100000 is at physical 0x100000\n",
+            "page tables for cr2, the last page fault's address, by 4-level paging:\n  PML4 entry   2",
+            "last exits: none",
+        ] {
+            let found = rest.split_once(part);
+            rest = found.unwrap_or_else(|| panic!("no {part:?} in\n{text}")).1;
+        }
     }
-    let mut lines = vec!["last exits, oldest first:".to_owned()];
-    lines.extend(exits.iter().map(|exit| {
-        let at = match exit.rip {
-            0 => String::new(),
-            rip => format!("  at rip {rip:#x}"),
+
+    #[test]
+    fn processor_that_was_reset_shows_the_code_of_its_last_exit() {
+        let (mut report, memory) = crashed(&[0xf4]);
+        report.scene.regs.rip = 0xfff0;
+        report.scene.sregs = kvm_bindings::kvm_sregs::default();
+        report.scene.sregs.cs.base = 0xffff_0000;
+        let exit = |reason, rip| LastExit {
+            reason,
+            rip,
+            number: 1,
+            ..LastExit::default()
         };
-        format!("  #{} {}{at}", exit.number, exit_words(exit))
-    }));
-    lines
-}
-
-/// "out 0x3f8 = 0x72 'r' (COM1)".
-pub fn exit_words(exit: &LastExit) -> String {
-    let value = value_words(exit);
-    let device = |name: Option<&str>| name.map_or(String::new(), |name| format!(" ({name})"));
-    match exit.reason {
-        KVM_EXIT_IO => {
-            let word = if exit.write { "out" } else { "in " };
-            let name = device(port_name(exit.address));
-            let many = match exit.len / u32::from(exit.size.max(1)) {
-                0 | 1 => String::new(),
-                count => format!(", {count} elements"),
-            };
-            format!("{word} {:#x} = {value}{many}{name}", exit.address)
-        }
-        KVM_EXIT_MMIO => {
-            let word = if exit.write { "store" } else { "load " };
-            let name = device(mmio_name(exit.address));
-            format!(
-                "{word} {} bytes at {:#x} = {value}{name}",
-                exit.len, exit.address
-            )
-        }
-        KVM_EXIT_HLT => "halt".into(),
-        KVM_EXIT_SHUTDOWN => "shutdown: triple fault".into(),
-        KVM_EXIT_INTR => "a signal for cottage".into(),
-        KVM_EXIT_DEBUG => "breakpoint or step".into(),
-        KVM_EXIT_IOAPIC_EOI => format!("end of interrupt, vector {:#x}", exit.address),
-        KVM_EXIT_FAIL_ENTRY => format!("entry failed, hardware reason {:#x}", exit.data),
-        KVM_EXIT_INTERNAL_ERROR => {
-            let suberror = u32::try_from(exit.data).unwrap_or(u32::MAX);
-            format!(
-                "internal error {suberror}: {}",
-                internal_error_name(suberror)
-            )
-        }
-        reason => format!("KVM exit reason {reason}"),
+        report.scene.exits = vec![exit(2, CODE), exit(KVM_EXIT_SHUTDOWN, 0xfff0)];
+        let text = render(&view(&report, &memory));
+        assert!(text.contains("on AMD, KVM resets"), "{text}");
+        let code = "at the last exit, 0x100000, as 64-bit code, if addresses are mapped one to one:\n  \
+                    0x100000  f4";
+        assert!(text.contains(code), "{text}");
+        report.scene.exits = vec![exit(2, LINUX_TEXT + CODE)];
+        let text = render(&view(&report, &memory));
+        assert!(text.contains("0xffffffff80100000  f4"), "{text}");
     }
-}
-
-fn value_words(exit: &LastExit) -> String {
-    let printable = u8::try_from(exit.data)
-        .ok()
-        .map(char::from)
-        .filter(|c| exit.len == 1 && (c.is_ascii_graphic() || *c == ' '));
-    match printable {
-        Some(c) => format!("{:#x} '{c}'", exit.data),
-        None => format!("{:#x}", exit.data),
-    }
-}
-
-fn port_name(port: u64) -> Option<&'static str> {
-    let port = u16::try_from(port).ok()?;
-    let within = |start: u16, len: u16| port >= start && port - start < len;
-    let names = [
-        (within(COM1_PORT, COM1_PORTS), "COM1"),
-        (within(I8042_PORT, I8042_PORTS), "i8042, reset"),
-        (within(RTC_PORT, RTC_PORTS), "clock"),
-        (
-            within(PCI_CONFIG_PORT, PCI_CONFIG_PORTS),
-            "PCI configuration",
-        ),
-        (within(ACPI_SLEEP_PORT, 2), "ACPI sleep"),
-        (port == BOOT_MARK_PORT, "boot mark"),
-        (port == EXIT_STATUS_PORT, "exit status"),
-        (port == 0x80, "POST code, nobody's"),
-        (within(0x20, 2) || within(0xa0, 2), "interrupt controller"),
-        (within(0x40, 4), "timer"),
-    ];
-    names.iter().find(|(here, _)| *here).map(|(_, name)| *name)
-}
-
-fn mmio_name(gpa: u64) -> Option<&'static str> {
-    let within = |start: u64, len: u64| gpa >= start && gpa - start < len;
-    let names = [
-        (within(IOAPIC.0, IOAPIC_SIZE), "I/O APIC"),
-        (within(LOCAL_APIC.0, 0x1000), "local APIC"),
-        (within(VIRTIO_ACPI.0, 0x2_0000), "virtio"),
-    ];
-    names.iter().find(|(here, _)| *here).map(|(_, name)| *name)
 }
