@@ -175,6 +175,9 @@ fn prompt_steps_runs_until_a_place_and_quits() {
     // Where a step over `out` does not come back by itself, it is one with the next.
     terminal.wait_for("  ee    ");
     terminal.wait_for("(inspect) ");
+    terminal.type_keys(b"until exit:1\n");
+    terminal.wait_for("exit 1 is past: the last was ");
+    terminal.wait_for("(inspect) ");
     terminal.type_keys(b"until exit:5\n");
     terminal.wait_for("cottage: stopped at exit 5");
     terminal.wait_for("(inspect) ");

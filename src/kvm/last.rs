@@ -8,7 +8,7 @@
 //! was told is in it.
 //! Read next: [`super::slots`].
 
-use kvm_bindings::KVM_EXIT_UNKNOWN;
+use kvm_bindings::{KVM_EXIT_DEBUG, KVM_EXIT_UNKNOWN};
 
 use super::{Vcpu, exit};
 
@@ -79,9 +79,11 @@ impl Vcpu {
         }
     }
 
-    /// Whether there is an exit that has not yet gone into the ring of the last ones.
+    /// Whether there is an exit that has not yet gone into the ring of the last ones. Those that a
+    /// debugger causes are not the guest's doing, and do not count.
     fn has_exited(&mut self) -> bool {
-        !self.interrupted && self.fd.get_kvm_run().exit_reason != KVM_EXIT_UNKNOWN
+        let reason = self.fd.get_kvm_run().exit_reason;
+        !self.interrupted && ![KVM_EXIT_UNKNOWN, KVM_EXIT_DEBUG].contains(&reason)
     }
 
     /// How many exits there were, with this one.

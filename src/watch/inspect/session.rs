@@ -230,6 +230,9 @@ impl Session {
                 Ok(Command::Quit) => return Next::Quit,
                 Ok(Command::Step(count)) => return Next::Step(id, count),
                 Ok(Command::Until(words)) => match At::parse(&words, symbols) {
+                    Ok(at @ At::Exit(wanted)) if wanted <= exits(&report) => {
+                        vec![format!("{at} is past: the last was {}", exits(&report))]
+                    }
                     Ok(at) => return Next::Run(Some(at)),
                     Err(error) => vec![error.to_string().replace("--inspect-at", "until")],
                 },
@@ -259,6 +262,11 @@ impl Session {
         let answer = self.inspector.gate.ask(id, question);
         answer.unwrap_or_else(|| vec!["the machine is over".into()])
     }
+}
+
+/// How often the first processor, or the one that is asked, has come back.
+fn exits(report: &Report) -> u64 {
+    report.scene.exits.last().map_or(0, |exit| exit.number)
 }
 
 /// Answers are the person's who asked: without cottage's mark.
