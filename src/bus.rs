@@ -151,6 +151,12 @@ impl PortBus {
         Some(self.0.find(port)?.0.name())
     }
 
+    /// The same with the offset of its register.
+    pub fn place(&self, port: u64) -> Option<(&'static str, u64)> {
+        let (device, offset) = self.0.find(port)?;
+        Some((device.name(), offset))
+    }
+
     /// All claims: first port, how many, whose.
     pub fn claims(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
         let claims = self.0.claims();
@@ -203,6 +209,12 @@ impl MmioBus {
     /// Who answers at `gpa`.
     pub fn name(&self, gpa: u64) -> Option<&'static str> {
         Some(self.0.find(gpa)?.0.name())
+    }
+
+    /// The same with the offset of its register.
+    pub fn place(&self, gpa: u64) -> Option<(&'static str, u64)> {
+        let (device, offset) = self.0.find(gpa)?;
+        Some((device.name(), offset))
     }
 
     /// All claims: first address, length, whose.

@@ -12,6 +12,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::process::{Interrupt, Process, read};
+use super::said::Said;
 use super::subject::{Error, Line, Watch};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::timeline::child::MeasuredRun;
@@ -21,8 +22,6 @@ use crate::timeline::{Nanos, now};
 const MAX_LINE: usize = 4096;
 /// What is kept of stdout, if it is wanted.
 const MAX_OUTPUT: usize = 256 << 10; // 256 KiB
-/// What is kept of stderr, for the message if the run fails.
-const MAX_ERRORS: usize = 2048;
 /// Pieces read from a stream before all others are looked at again.
 const MAX_PIECES: usize = 16;
 /// How long a process that is asked to end may take, before it is killed.
@@ -37,8 +36,8 @@ pub(crate) struct Running {
     errors: Option<File>,
     /// The line of output so far.
     line: Vec<u8>,
-    /// The end of stderr.
-    said: Vec<u8>,
+    /// What is kept of stderr, for the message if the run fails.
+    said: Said,
     first_output: Option<Nanos>,
     matched: Option<Nanos>,
     /// Whole lines of output, if they are wanted.
@@ -65,7 +64,7 @@ impl Running {
             output,
             errors,
             line: Vec::new(),
-            said: Vec::new(),
+            said: Said::default(),
             first_output: None,
             matched: None,
             lines: Vec::new(),
@@ -89,10 +88,10 @@ impl Running {
         std::mem::take(&mut self.lines)
     }
 
-    /// The end of its stderr, for the end of a sentence; or nothing.
+    /// What of its stderr was kept, for the end of a sentence; or nothing.
     pub(crate) fn said(&self) -> String {
-        match String::from_utf8_lossy(&self.said).trim() {
-            "" => String::new(),
+        match self.said.text() {
+            said if said.is_empty() => said,
             said => format!("; it said:\n{said}"),
         }
     }
@@ -313,9 +312,7 @@ impl Running {
             let Some(n) = read(&mut self.errors, &mut piece) else {
                 return;
             };
-            self.said.extend_from_slice(piece.get(..n).unwrap_or(&[]));
-            let excess = self.said.len().saturating_sub(MAX_ERRORS);
-            self.said.drain(..excess);
+            self.said.add(piece.get(..n).unwrap_or(&[]));
         }
     }
 

@@ -76,6 +76,8 @@ pub enum Value {
     Samples(Vec<Option<u64>>),
     /// A number that does not vary, such as a file's size.
     Exact(u64),
+    /// A number that was not reached here but follows from a slope that was measured.
+    Extrapolated(u64),
     /// The value beside how many instances there were.
     Curve(Vec<Point>),
     /// Not measured: why.
@@ -132,7 +134,7 @@ impl Line {
     pub fn middle(&self) -> Option<f64> {
         match &self.value {
             Value::Samples(_) => self.summary().map(|summary| summary.median as f64),
-            Value::Exact(value) => Some(*value as f64),
+            Value::Exact(value) | Value::Extrapolated(value) => Some(*value as f64),
             Value::Curve(points) => slope(points),
             Value::NotRun(_) | Value::NotComparable(_) => None,
         }

@@ -62,7 +62,7 @@ impl Range {
                 high: summary.p90 as f64,
                 max: summary.max as f64,
             }),
-            Value::Exact(value) => Some(Self::exact(*value as f64)),
+            Value::Exact(value) | Value::Extrapolated(value) => Some(Self::exact(*value as f64)),
             Value::Curve(points) => Self::of_curve(points),
             Value::NotRun(_) | Value::NotComparable(_) => None,
         }

@@ -38,10 +38,17 @@ impl Drawing {
     /// Name at the left, figures at the right; `range` is left out on narrow screens.
     fn row(&mut self, y: f64, line: &Line, middle: &str, range: &str) {
         let y = y + 14.0;
+        // On a phone there is no room for so long a unit; it stands below the axis too.
+        let middle = words::LONG_UNITS.iter().fold(escape(middle), |text, unit| {
+            text.replace(
+                &format!(" {unit}"),
+                &format!(r#"<tspan class="wide"> {unit}</tspan>"#),
+            )
+        });
         self.add(format_args!(
             r#"<text x="1%" y="{y}">{}</text><text x="99%" y="{y}" class="end">{}<tspan class="wide">{}</tspan></text>"#,
             escape(&line.side),
-            escape(middle),
+            middle,
             escape(range)
         ));
     }
@@ -71,7 +78,7 @@ impl Drawing {
             scale.name
         };
         let how = match axis.factor() {
-            Some(factor) => format!("; logarithmic: each mark is {factor} times the last"),
+            Some(factor) => format!("; logarithmic: each mark {factor} x the last"),
             None => String::new(),
         };
         let y = bottom + 32.0;
@@ -102,10 +109,14 @@ impl Drawing {
                 (high - low).max(0.2)
             ));
         } else {
+            let what = match line.value {
+                Value::Extrapolated(_) => "extrapolated",
+                _ => "one value",
+            };
             self.row(
                 top,
                 line,
-                &format!("{}, one value", scale.value(range.middle)),
+                &format!("{}, {what}", scale.value(range.middle)),
                 "",
             );
         }
@@ -252,7 +263,7 @@ fn dots(value: &Value) -> Vec<f64> {
                 .filter_map(|rank| sorted.get(rank).map(|value| *value as f64))
                 .collect()
         }
-        Value::Exact(value) => vec![*value as f64],
+        Value::Exact(value) | Value::Extrapolated(value) => vec![*value as f64],
         _ => Vec::new(),
     }
 }
@@ -402,7 +413,7 @@ mod tests {
         assert_eq!(svg.matches("class=\"median\"").count(), 10);
         assert_eq!(svg.matches(", n 20").count(), 10);
         assert!(
-            svg.contains("ms; logarithmic: each mark is 10 times the last"),
+            svg.contains("ms; logarithmic: each mark 10 x the last"),
             "{svg}"
         );
         assert!(svg.contains("role=\"img\""));

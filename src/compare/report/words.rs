@@ -17,6 +17,8 @@ pub struct Scale {
     pub factor: f64,
 }
 
+/// Names for which a narrow screen has no room in each row.
+pub const LONG_UNITS: [&str; 2] = ["million instructions", "thousand instructions"];
 const TIMES: [Scale; 4] = [
     scale("s", 1e9),
     scale("ms", 1e6),
@@ -24,8 +26,8 @@ const TIMES: [Scale; 4] = [
     scale("ns", 1.0),
 ];
 const INSTRUCTIONS: [Scale; 3] = [
-    scale("million instructions", 1e6),
-    scale("thousand instructions", 1e3),
+    scale(LONG_UNITS[0], 1e6),
+    scale(LONG_UNITS[1], 1e3),
     scale("instructions", 1.0),
 ];
 const SIZES: [Scale; 4] = [
@@ -192,7 +194,10 @@ pub fn all_absent(absent: &[Absent]) -> Vec<String> {
 pub fn columns(figure: &Figure) -> &'static str {
     let curve = |line: &Line| matches!(line.value, Value::Curve(_));
     let exact = |line: &Line| matches!(line.value, Value::Exact(_));
-    if figure.lines.iter().any(curve) {
+    let beyond = |line: &Line| matches!(line.value, Value::Extrapolated(_));
+    if figure.lines.iter().any(beyond) {
+        "extrapolated from a slope that was measured: single numbers, without a spread"
+    } else if figure.lines.iter().any(curve) {
         "what one more instance takes: the slope over all n points, the least and the most between \
          neighbouring points; no ratio where those overlap"
     } else if figure.lines.iter().any(exact) {
@@ -345,10 +350,7 @@ mod tests {
         let unit = |key: &str, instructions| Scale::of(testing::figure(&report, key), instructions);
         // From 0.1 ms of a process to seconds of a VM.
         assert_eq!(unit("start.first-output", false).name, "ms");
-        assert_eq!(
-            unit("start.first-output", true).name,
-            "million instructions"
-        );
+        assert_eq!(unit("start.first-output", true).name, LONG_UNITS[0]);
         assert_eq!(unit("cost.syscall", false).name, "ns");
         assert_eq!(unit("disk.engine", false).name, "MiB");
         assert_eq!(unit("isolation.syscalls", false).value(332.0), "332");

@@ -4,7 +4,7 @@
 //! comparison's tag.
 //!
 //! Sources: `ctr --help` of containerd 1.6.
-//! Read next: [`super::vm`].
+//! Read next: [`super::tap`].
 
 use std::path::Path;
 

@@ -14,6 +14,7 @@ pub mod hybrid;
 pub mod oci;
 pub mod engine;
 pub mod ctr;
+pub mod tap;
 pub mod vm;
 pub mod installed;
 

@@ -242,7 +242,7 @@ impl<'a> Trial<'a> {
 pub fn why(error: &Error) -> String {
     let said = |said: &str| {
         let said = said.trim_start_matches("; it said:");
-        match one_line(said) {
+        match one_line(cause(said)) {
             said if said.is_empty() => said,
             said => format!("; it said: {said}"),
         }
@@ -264,6 +264,12 @@ pub fn why(error: &Error) -> String {
         Error::Signal(number) => format!("signal {number}"),
         Error::NoMatch { .. } | Error::Child(_) | Error::Watch(_) => one_line(&with_causes(error)),
     }
+}
+
+/// Of cottage's own words the first line: below it a crash is told at length, with registers.
+fn cause(said: &str) -> &str {
+    let own = said.lines().find(|line| line.starts_with("cottage: "));
+    own.unwrap_or(said)
 }
 
 /// One side that is not there.
@@ -299,6 +305,16 @@ mod tests {
         assert_eq!(
             why(&error),
             "it ended with status 1; it said: no [31mcgroup"
+        );
+        let error = Error::Status {
+            name: "cottage run".to_owned(),
+            status: 112,
+            said: "; it said:\ncottage: the guest crashed: KVM gave up\ncottage: rip 0x0"
+                .to_owned(),
+        };
+        assert_eq!(
+            why(&error),
+            "it ended with status 112; it said: cottage: the guest crashed: KVM gave up"
         );
         let error = Error::Late {
             name: "docker".to_owned(),

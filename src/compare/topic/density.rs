@@ -99,7 +99,7 @@ fn fits(all: u64, each: Option<f64>) -> Value {
                 clippy::cast_sign_loss,
                 reason = "positive, and cut on purpose: there is no part of an instance"
             )]
-            Value::Exact((all as f64 / each) as u64)
+            Value::Extrapolated((all as f64 / each) as u64)
         }
         _ => Value::NotComparable(
             "one more instance took so little that the slope is lost in what the host does besides"
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_cut_to_whole_instances() {
-        assert_eq!(fits(100, Some(30.0)), Value::Exact(3));
+        assert_eq!(fits(100, Some(30.0)), Value::Extrapolated(3));
         assert!(matches!(fits(100, Some(0.0)), Value::NotComparable(_)));
         assert!(matches!(fits(100, Some(-5.0)), Value::NotComparable(_)));
         assert!(matches!(fits(100, None), Value::NotComparable(_)));

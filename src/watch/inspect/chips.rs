@@ -7,7 +7,7 @@
 //! Sources: `[sdm3]` Intel SDM vol. 3A, order no. 253668, table 10-1 (local APIC registers), 10.5.1 (local
 //! vector table); `[ioapic]` Intel 82093AA, order no. 290566; `[ns]` National Semiconductor PC16550D, 8;
 //! `[virtio]` Virtio 1.2, 4.2.2.
-//! Read next: [`mod@crate::bench`].
+//! Read next: [`crate::trace`].
 
 use crate::bus::{MmioBus, PortBus};
 use crate::memory::layout::IOAPIC;

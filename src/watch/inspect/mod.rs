@@ -23,9 +23,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvm_bindings::{
-    KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
-};
+use kvm_bindings::{KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP};
 
 use super::gate::Gate;
 use super::scene::Witness;
@@ -38,11 +36,11 @@ use crate::console::output::Output;
 use crate::console::words::say;
 use crate::control::Control;
 use crate::kvm::VmExit;
+use crate::kvm::debug::Watched;
 use crate::memory::GuestMemory;
 use crate::memory::layout::BOOT_MARK_PORT;
-use crate::outcome::{Ending, USER_ERROR, VMM_FAILURE};
-use crate::running::{self, fail};
-use crate::timeline::Nanos;
+use crate::outcome::{Ending, USER_ERROR, VMM_FAILURE, with_causes};
+use crate::running::fail;
 use at::At;
 use session::{Session, render, report};
 
@@ -113,18 +111,19 @@ impl Inspector {
         if known == (address, steps) {
             return;
         }
-        let mut debug = kvm_guest_debug::default();
+        let mut watched = Watched::default();
         if steps {
-            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+            watched.flags |= KVM_GUESTDBG_SINGLESTEP;
         }
         if let Some(address) = address {
-            debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
-            debug.arch.debugreg[0] = address;
-            debug.arch.debugreg[7] = DR7_FIRST;
+            watched.flags |= KVM_GUESTDBG_USE_HW_BP;
+            watched.addresses = [address, 0, 0, 0];
+            watched.control = DR7_FIRST;
         }
-        if let Err(error) = stand.vcpu.fd().set_guest_debug(&debug) {
+        if let Err(error) = stand.vcpu.watch_for(&watched) {
             say(&format!(
-                "this host's KVM refuses breakpoints and steps (KVM_SET_GUEST_DEBUG): {error}"
+                "this host's KVM refuses breakpoints and steps: {}",
+                with_causes(&error)
             ));
         }
         state.armed.insert(stand.id, (address, steps));
@@ -219,8 +218,9 @@ impl Observer for Inspector {
     }
 }
 
-/// Runs the machine of `args` and stops where they say; returns the exit status.
-pub fn run(args: &RunArgs, entered: Nanos) -> u8 {
+/// Has `machine` run the machine of `args`, with this one looking on after `watch`, and stops it where they
+/// say; returns the exit status.
+pub fn run(args: &RunArgs, watch: Watch, machine: impl FnOnce(Watch) -> u8) -> u8 {
     let symbols = args.machine.kernel.as_deref().and_then(Symbols::beside);
     let words = args.inspect.inspect_at.as_deref();
     let at = match words
@@ -246,7 +246,7 @@ pub fn run(args: &RunArgs, entered: Nanos) -> u8 {
     if let Err(error) = thread.spawn(move || session.run()) {
         return fail(&error, VMM_FAILURE);
     }
-    let code = running::run(args, entered, Watch::by(vec![inspector.clone()]));
+    let code = machine(watch.with(inspector.clone()));
     let state = inspector.lock();
     if let (Some(at), false, true) = (at, state.has_stopped, state.parts.is_some()) {
         say(&never(&at, Host::look()));
