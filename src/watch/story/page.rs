@@ -26,7 +26,11 @@ const LINUX_TEXT: u64 = 0xffff_ffff_8000_0000;
 /// The page as text.
 pub fn render(view: &View<'_>) -> String {
     let mut lines = vec![printable(&view.report.headline)];
-    let mut mistakes = mistakes::all(view);
+    // A panic comes from code that works, and the processor stands where the reset was asked for.
+    let mut mistakes = match view.report.kind {
+        Kind::Panic => Vec::new(),
+        _ => mistakes::all(view),
+    };
     mistakes.extend(boot_mistakes::all(view));
     if !mistakes.is_empty() {
         let head = match view.report.kind {
