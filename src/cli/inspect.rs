@@ -1,6 +1,6 @@
 //! Flags of `cottage run` for who wants to look into a running machine.
 //!
-//! Read next: [`super::machine`].
+//! Read next: [`super::lab`].
 
 use clap::Args;
 

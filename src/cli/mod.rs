@@ -9,6 +9,7 @@ pub mod compare;
 pub mod explain;
 pub mod gdb;
 pub mod inspect;
+pub mod lab;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
 pub use gdb::GdbArgs;
 pub use inspect::InspectArgs;
+pub use lab::LabArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 pub use trace::TraceArgs;
 
@@ -44,6 +46,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Say what a kernel is and how it would be booted: headers, memory, tables, registers; without KVM
     Explain(Box<ExplainArgs>),
+    /// Learn how a hypervisor works: twenty small machines, each explained, run and broken
+    Lab(LabArgs),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
     /// For a cottage whose guest has crashed: tell about the report on stdin.
