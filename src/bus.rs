@@ -87,6 +87,11 @@ impl<D: ?Sized> Ranges<D> {
         }
     }
 
+    fn claims(&self) -> impl Iterator<Item = (u64, u64, &D)> {
+        let slots = self.0.iter();
+        slots.map(|slot| (slot.start, slot.len, &*slot.device))
+    }
+
     fn find(&self, address: u64) -> Option<(&D, u64)> {
         self.0.iter().find_map(|slot| {
             let offset = address.checked_sub(slot.start)?;
@@ -152,6 +157,12 @@ impl PortBus {
         Some((device.name(), offset))
     }
 
+    /// All claims: first port, how many, whose.
+    pub fn claims(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
+        let claims = self.0.claims();
+        claims.map(|(start, len, device)| (start, len, device.name()))
+    }
+
     fn find(&self, port: u64) -> Option<(&dyn PortDevice, u16)> {
         let (device, offset) = self.0.find(port)?;
         Some((device, u16::try_from(offset).ok()?))
@@ -204,6 +215,12 @@ impl MmioBus {
     pub fn place(&self, gpa: u64) -> Option<(&'static str, u64)> {
         let (device, offset) = self.0.find(gpa)?;
         Some((device.name(), offset))
+    }
+
+    /// All claims: first address, length, whose.
+    pub fn claims(&self) -> impl Iterator<Item = (u64, u64, &'static str)> {
+        let claims = self.0.claims();
+        claims.map(|(start, len, device)| (start, len, device.name()))
     }
 
     /// Writes `data` to `gpa`.

@@ -23,6 +23,8 @@ use crate::outcome::Ending;
 pub struct Control {
     wake: OwnedFd,
     stopping: AtomicBool,
+    /// Somebody else reads the terminal.
+    input_held: AtomicBool,
     ending: Mutex<Option<Ending>>,
 }
 
@@ -36,6 +38,7 @@ impl Control {
         Ok(Self {
             wake,
             stopping: AtomicBool::new(false),
+            input_held: AtomicBool::new(false),
             ending: Mutex::new(None),
         })
     }
@@ -64,6 +67,17 @@ impl Control {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// Keeps the event loop from reading stdin, while a person types to somebody else; or no more.
+    pub fn hold_input(&self, hold: bool) {
+        self.input_held.store(hold, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether stdin is somebody else's now.
+    pub fn input_held(&self) -> bool {
+        self.input_held.load(Ordering::Acquire)
     }
 
     /// Makes the event loop look around.

@@ -27,9 +27,12 @@ use crate::console::signals::{Event, Signals, stop_self};
 use crate::console::terminal;
 use crate::console::words::Words;
 use crate::control::Control;
+use crate::devices::Pins;
 use crate::devices::report::{MARK_HANDED_OVER, MARK_READY, MarkPort};
 use crate::devices::serial::SerialPort;
+use crate::memory::layout::COM1_GSI;
 use crate::outcome::Ending;
+use crate::timeline::Timeline;
 use crate::virtio::console::Port;
 
 /// Piped bytes that wait for the guest; beyond it stdin is not read, and whoever writes it waits.
@@ -73,6 +76,25 @@ pub struct Served {
 }
 
 impl Served {
+    /// The serial port as console, printing to stdout.
+    pub fn new(
+        pins: &Arc<dyn Pins>,
+        guest: GuestEnd,
+        control: &Arc<Control>,
+        timeline: &Arc<Timeline>,
+    ) -> Self {
+        let output = Arc::new(Output::stdout(timeline.clone()));
+        let serial = SerialPort::new(pins.clone(), COM1_GSI, output.clone(), control.clone());
+        Self {
+            serial: Arc::new(serial),
+            port: None,
+            output,
+            control: control.clone(),
+            marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
+            guest,
+        }
+    }
+
     /// Gives bytes to the guest; returns how many it took.
     fn receive(&self, bytes: &[u8]) -> usize {
         match &self.port {
@@ -158,7 +180,7 @@ impl<'a> EventLoop<'a> {
             if ready.signal {
                 self.handle_signals();
             }
-            if ready.stdin {
+            if ready.stdin && !self.served.control.input_held() {
                 self.read_stdin(status_line);
             }
         }
@@ -229,7 +251,8 @@ impl<'a> EventLoop<'a> {
         };
         // A pipe at a virtio console is read when it is known who listens: it may have to be coded.
         let early = self.served.port.is_some() && self.keys.is_none() && self.listener().is_none();
-        let read_stdin = self.stdin_open && !early && self.input.len() < max_input;
+        let ours = self.stdin_open && !self.served.control.input_held();
+        let read_stdin = ours && !early && self.input.len() < max_input;
         let stdin = read_stdin.then(rustix::stdio::stdin);
         let write_output = self.served.output.waiting();
         let output = write_output.then(|| self.output_fd.as_fd());

@@ -27,7 +27,6 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::{self, MmioBus, PortBus};
 use crate::config::{Irqchip, VmConfig};
-use crate::console::output::Output;
 use crate::console::signals::Signals;
 use crate::console::terminal::{self, Raw};
 use crate::console::words::say;
@@ -36,18 +35,17 @@ use crate::devices::Pins;
 use crate::devices::debug_exit::DebugExit;
 use crate::devices::ioapic::IoApic;
 use crate::devices::pci::PciHostBridge;
-use crate::devices::report::{MarkPort, StatusPort};
+use crate::devices::report::StatusPort;
 use crate::devices::reset::ResetLine;
 use crate::devices::rtc::Rtc;
-use crate::devices::serial::SerialPort;
 use crate::devices::sleep::SleepControl;
 use crate::event_loop::{EventLoop, Served};
 use crate::kvm::irqchip::KernelPins;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::loading::{self, Kernel};
 use crate::memory::layout::{
-    ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_GSI, COM1_PORT,
-    COM1_PORTS, EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
+    ACPI_SLEEP_PORT, ACPI_SLEEP_PORTS, BOOT_MARK_PORT, BOOT_MARK_PORTS, COM1_PORT, COM1_PORTS,
+    EXIT_STATUS_PORT, EXIT_STATUS_PORTS, I8042_PORT, I8042_PORTS, IOAPIC, IOAPIC_SIZE,
     PCI_CONFIG_PORT, PCI_CONFIG_PORTS, RTC_PORT, RTC_PORTS,
 };
 use crate::memory::{self, GuestMemory};
@@ -156,16 +154,7 @@ impl Machine {
         let mut mmio = MmioBus::new();
         let pins = interrupt_pins((config, chip), vm, &mut mmio)?;
         let control = Arc::new(Control::new().map_err(host("make an eventfd"))?);
-        let output = Arc::new(Output::stdout(timeline.clone()));
-        let serial = SerialPort::new(pins.clone(), COM1_GSI, output.clone(), control.clone());
-        let mut served = Served {
-            serial: Arc::new(serial),
-            port: None,
-            output,
-            control: control.clone(),
-            marks: Arc::new(MarkPort::new(timeline.clone(), control.clone())),
-            guest,
-        };
+        let mut served = Served::new(&pins, guest, &control, timeline);
         let status = Arc::new(StatusPort::default());
         let ports = port_bus(&served, &status, config.debug_exit)?;
         let mut sockets = Sockets {
@@ -185,6 +174,8 @@ impl Machine {
             memory,
             timeline: timeline.clone(),
             watch,
+            witness: Arc::default(),
+            output: served.output.clone(),
         });
         Ok(Self {
             vcpus,
@@ -209,6 +200,7 @@ impl Machine {
         let _raw = Raw::enter().map_err(host("set the terminal to raw mode"))?;
         let threads = start_threads(self.vcpus, &self.board)?;
         let ending = event_loop.run(&|| status_line.render());
+        self.board.wonder_about_silence(ending.as_ref().ok());
         let timeline = &self.board.timeline;
         timeline.note_once(Stage::GuestEnded);
         timeline.look_at_memory(&self.board.memory.host_range());
@@ -221,11 +213,9 @@ impl Machine {
         }
         timeline.note(Stage::VcpusStopped);
         Ok(Outcome {
-            ending: ending.map_err(host("wait for events"))?,
             status: self.status.status(),
-            panic: self.served.output.panic_line(),
             command_given: self.command_given,
-            lost_output: self.served.output.lost(),
+            ..Outcome::of(ending.map_err(host("wait for events"))?, &self.board)
         })
     }
 }

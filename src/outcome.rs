@@ -2,6 +2,12 @@
 //! Read next: [`crate::running`].
 
 use std::fmt;
+use std::sync::Arc;
+
+use crate::memory::GuestMemory;
+use crate::vcpu::run::Board;
+use crate::watch::scene::Scene;
+use crate::watch::tell::{Kind, Report, tell};
 
 /// A mistake in flags, files or their contents; nothing was started.
 pub const USER_ERROR: u8 = 110;
@@ -28,6 +34,10 @@ Exit status:
   odd    what the guest wrote to the port of --debug-exit, twice and 1 more
   114    the guest ended, or you quit, before the command's status was known
   128+N  cottage was ended by signal N";
+
+/// What that is. `[sdm3]` Intel SDM vol. 3A, order no. 253668, 6.15, "Double Fault Exception".
+const TRIPLE_FAULT: &str = "an exception, another on the way to its handler, and another on the way to \
+                            that one's: the processor has shut down";
 
 /// An error and its causes, one a line.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
@@ -76,9 +86,68 @@ pub struct Outcome {
     pub command_given: bool,
     /// Console output was lost: the error of the write.
     pub lost_output: Option<String>,
+    /// Bytes the guest printed.
+    pub printed: u64,
+    /// How a processor stood at the end, if that may have to be told, and the guest's memory.
+    pub scene: Option<(Box<Scene>, Arc<GuestMemory>)>,
 }
 
 impl Outcome {
+    /// As seen on the console and by the processors; nothing was asked of the guest, or reported by it.
+    pub fn of(ending: Ending, board: &Board) -> Self {
+        let (output, scene) = (&board.output, board.witness.take());
+        Self {
+            ending,
+            status: None,
+            panic: output.panic_line(),
+            command_given: false,
+            lost_output: output.lost(),
+            printed: output.written(),
+            scene: scene.map(|scene| (scene, board.memory.clone())),
+        }
+    }
+
+    /// Tells the user on stderr, by `say`, what there is to tell: at length, where the guest has crashed
+    /// and the tools are at hand.
+    pub fn tell(&self, say: impl Fn(&str)) {
+        let told = self.report().is_some_and(|(report, memory)| {
+            tell(&report, memory) // says it itself
+        });
+        let rest = if told {
+            self.lost_text()
+        } else {
+            self.message()
+        };
+        if let Some(text) = rest {
+            say(&text);
+        }
+    }
+
+    /// What the tools can tell at length.
+    fn report(&self) -> Option<(Report, &GuestMemory)> {
+        let (scene, memory) = self.scene.as_ref()?;
+        let kind = match &self.ending {
+            Ending::Crash(_) => Kind::Crash,
+            _ if self.status.is_some() => return None,
+            Ending::Reset | Ending::TripleFault(_) if self.panic.is_some() => Kind::Panic,
+            Ending::TripleFault(_) => Kind::Crash,
+            ending if ending.cut_short() && self.printed == 0 => Kind::Silent,
+            _ => return None,
+        };
+        let text = self.end_text().unwrap_or_else(|| self.ending.to_string());
+        let mut headline = text.lines().next().unwrap_or_default().to_owned();
+        if kind == Kind::Silent {
+            headline += "; the guest had printed nothing";
+        }
+        let report = Report {
+            kind,
+            headline,
+            printed: self.printed,
+            scene: Scene::clone(scene),
+        };
+        Some((report, memory))
+    }
+
     /// The process's exit status.
     pub fn exit_code(&self) -> u8 {
         match &self.ending {
@@ -123,7 +192,7 @@ impl Outcome {
             _ if self.status.is_some() => return None,
             (_, Some(line)) => format!("the guest's kernel panicked: {line}"),
             (Ending::TripleFault(text), None) => {
-                format!("the guest crashed with a triple fault: {text}")
+                format!("the guest crashed with a triple fault: {TRIPLE_FAULT}\n{text}")
             }
             (ending, None) if self.command_given => {
                 format!("{ending} before the command's status was known")
@@ -142,6 +211,18 @@ impl Outcome {
         Some(format!(
             "console output was lost: cannot write to stdout: {error}{ended}"
         ))
+    }
+}
+
+impl Ending {
+    /// Whether it is, or may be, a crash: a panicking kernel resets.
+    pub fn may_be_a_crash(&self) -> bool {
+        matches!(self, Self::TripleFault(_) | Self::Crash(_) | Self::Reset)
+    }
+
+    /// Whether the guest was ended by its user, and did not end.
+    pub fn cut_short(&self) -> bool {
+        matches!(self, Self::Quit | Self::Signal(_))
     }
 }
 
@@ -186,6 +267,8 @@ mod tests {
             panic: None,
             command_given: false,
             lost_output: None,
+            printed: 0,
+            scene: None,
         }
     }
 
@@ -324,6 +407,42 @@ mod tests {
             text.contains("boo\n") && text.contains("No space left"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn page_is_for_crashes_panics_and_silence_only() {
+        let memory = Arc::new(GuestMemory::new(2 << 20).unwrap());
+        let told = |ending, panic: Option<&str>, printed, status| {
+            let outcome = Outcome {
+                status,
+                panic: panic.map(str::to_owned),
+                printed,
+                scene: Some((Box::default(), memory.clone())),
+                ..outcome(ending)
+            };
+            let report = outcome.report();
+            report.map(|(report, _)| (report.kind, report.headline))
+        };
+        let crash = Ending::Crash("why\nrip 0".into());
+        let headline = "the guest crashed: why".to_owned();
+        assert_eq!(
+            told(crash.clone(), None, 9, None),
+            Some((Kind::Crash, headline))
+        );
+        let after = told(crash, None, 9, Some(7)).unwrap();
+        assert!(after.1.ends_with("status 7: why"), "{}", after.1);
+        let triple = Ending::TripleFault("rip 0".into());
+        let kind = |told: Option<(Kind, String)>| told.map(|(kind, _)| kind);
+        assert_eq!(kind(told(triple.clone(), None, 9, None)), Some(Kind::Crash));
+        assert_eq!(
+            kind(told(triple.clone(), Some("x"), 9, None)),
+            Some(Kind::Panic)
+        );
+        assert_eq!(told(triple, Some("x"), 9, Some(0)), None);
+        assert_eq!(told(Ending::Reset, None, 9, None), None);
+        assert_eq!(told(Ending::Quit, None, 9, None), None);
+        let silent = told(Ending::Quit, None, 0, None).unwrap();
+        assert_eq!(silent.1, "you quit; the guest had printed nothing");
     }
 
     #[test]

@@ -43,9 +43,7 @@ pub fn run(args: &RunArgs, entered: Nanos, watch: Watch) -> u8 {
 fn boot(config: &VmConfig, timeline: &Arc<Timeline>, watch: Watch) -> u8 {
     match Machine::build(config, timeline, watch).and_then(Machine::run) {
         Ok(outcome) => {
-            if let Some(message) = outcome.message() {
-                say(&message);
-            }
+            outcome.tell(say);
             outcome.exit_code()
         }
         Err(error) => {

@@ -9,11 +9,12 @@
 //! A build without guest (`make vmm-only`) has no such section; there the tools are a file beside it.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -51,39 +52,63 @@ pub enum Error {
 
 /// Becomes the tools, with the same command line; returns only if that fails.
 pub fn become_them(words: &[OsString]) -> Error {
-    let program = std::env::current_exe().unwrap_or_else(|_| bundle::SELF.into());
-    let failed = |source| Error::Start {
-        program: program.clone(),
-        source,
+    let command = words
+        .get(1)
+        .map_or("run".into(), |word| word.to_string_lossy());
+    let (mut tools, _memory) = match command_of(&command) {
+        Ok(tools) => tools,
+        Err(error) => return error,
     };
+    let refused = tools.args(words.iter().skip(1)).exec();
+    start_error(refused)
+}
+
+/// Starts the tools beside this process for their sub-command `command`.
+///
+/// # Errors
+/// [`Error`].
+pub fn spawn(command: &str, stdin: Stdio) -> Result<Child, Error> {
+    // A tool that runs a machine itself is the program already.
+    if bundle::program() != Path::new(bundle::SELF) {
+        let mut tools = Command::new(bundle::SELF);
+        tools.arg0(bundle::program()).arg(command).stdin(stdin);
+        return tools.spawn().map_err(start_error);
+    }
+    let (mut tools, _memory) = command_of(command)?;
+    let started = tools.arg(command).stdin(stdin).spawn();
+    started.map_err(start_error)
+}
+
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| bundle::SELF.into())
+}
+
+fn start_error(source: io::Error) -> Error {
+    let program = program();
+    Error::Start { program, source }
+}
+
+/// The tools' program, without words yet, and what must stay open until it has started.
+fn command_of(command: &str) -> Result<(Command, Option<File>), Error> {
+    let program = program();
+    // The tools know by this name where the guest is, and which program to boot it with.
     let start = |file: PathBuf| {
-        // The tools know by this name where the guest is, and which program to boot it with.
-        let refused = Command::new(file)
-            .arg0(&program)
-            .args(words.iter().skip(1))
-            .exec();
-        failed(refused)
+        let mut tools = Command::new(file);
+        tools.arg0(&program);
+        tools
     };
-    let section = match Bundle::open().and_then(|bundle| bundle.tools()) {
-        Ok(section) => section,
-        Err(error) => return error.into(),
-    };
-    let Some(mut section) = section else {
+    let Some(mut section) = Bundle::open()?.tools()? else {
         let beside = program.with_file_name(FILE);
         if beside.is_file() {
-            return start(beside);
+            return Ok((start(beside), None));
         }
-        let command = words
-            .get(1)
-            .map_or("run".into(), |word| word.to_string_lossy().into());
-        return Error::Absent { command, beside };
+        let command = command.to_owned();
+        return Err(Error::Absent { command, beside });
     };
-    let copied = memfd_create(FILE, MemfdFlags::CLOEXEC)
-        .map_err(io::Error::from)
-        .map(std::fs::File::from)
-        .and_then(|mut memory| io::copy(&mut section, &mut memory).map(|_| memory));
-    match copied {
-        Ok(memory) => start(format!("/proc/self/fd/{}", memory.as_raw_fd()).into()),
-        Err(source) => failed(source),
-    }
+    let mut memory = memfd_create(FILE, MemfdFlags::CLOEXEC)
+        .map(File::from)
+        .map_err(|errno| start_error(errno.into()))?;
+    io::copy(&mut section, &mut memory).map_err(start_error)?;
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    Ok((start(path.into()), Some(memory)))
 }

@@ -22,7 +22,7 @@ use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::{self, fail};
 use cottage::timeline::{Nanos, now, report};
 use cottage::trace;
-use cottage::watch::Watch;
+use cottage::watch::{Watch, inspect, story};
 
 fn main() -> ExitCode {
     let entered = now();
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Ok(Command::Explain(args)) => explain::main(&args),
         Ok(Command::Lab(args)) => lab::main(&args),
         Ok(Command::Doctor) => doctor::main(),
+        Ok(Command::TellCrash) => story::main(),
         Err(error) => {
             let _nobody_listens = error.print();
             if error.use_stderr() { USER_ERROR } else { 0 }
@@ -58,9 +59,13 @@ fn main() -> ExitCode {
 /// Runs the machine of `args` with all that are to look on.
 fn watched(args: &RunArgs, entered: Nanos) -> u8 {
     let machine = |watch| running::run(args, entered, watch);
+    let inspected = |watch| match args.inspect.is_on() {
+        true => inspect::run(args, watch, machine),
+        false => machine(watch),
+    };
     let looked_into = |watch| match args.gdb.gdb {
-        Some(_) => gdb::run(args, watch, machine),
-        None => machine(watch),
+        Some(_) => gdb::run(args, watch, inspected),
+        None => inspected(watch),
     };
     match args.trace.is_on() {
         true => trace::run(args, entered, looked_into),

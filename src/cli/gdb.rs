@@ -1,6 +1,6 @@
 //! `run --gdb`.
 //!
-//! Read next: [`super::machine`].
+//! Read next: [`super::inspect`].
 
 use std::ffi::OsString;
 

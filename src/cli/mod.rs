@@ -8,6 +8,7 @@ pub mod trace;
 pub mod compare;
 pub mod explain;
 pub mod gdb;
+pub mod inspect;
 pub mod lab;
 pub mod machine;
 
@@ -20,6 +21,7 @@ use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
 pub use gdb::GdbArgs;
+pub use inspect::InspectArgs;
 pub use lab::LabArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 pub use trace::TraceArgs;
@@ -48,6 +50,9 @@ pub enum Command {
     Lab(LabArgs),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
+    /// For a cottage whose guest has crashed: tell about the report on stdin.
+    #[command(hide = true)]
+    TellCrash,
 }
 
 /// `cottage run` as if it were a program of its own.
@@ -107,6 +112,10 @@ pub struct RunArgs {
     /// Who looks on.
     #[command(flatten)]
     pub gdb: GdbArgs,
+
+    /// Who looks into it.
+    #[command(flatten)]
+    pub inspect: InspectArgs,
 
     /// For a measured child: the descriptor its record goes to.
     #[arg(long, hide = true, value_name = "N")]
@@ -201,7 +210,7 @@ impl RunArgs {
 
     /// Whether somebody looks on while it runs ([`crate::watch`]).
     pub fn is_watched(&self) -> bool {
-        self.trace.is_on() || self.gdb.gdb.is_some()
+        self.trace.is_on() || self.gdb.gdb.is_some() || self.inspect.is_on()
     }
 
     /// Refuses a FILE without a report.

@@ -5,7 +5,7 @@
 //! four ports, the second one port four times. Hence our own decoding.
 //!
 //! Source: `[kvm]` section 5, "The kvm_run structure".
-//! Read next: [`super::slots`].
+//! Read next: [`super::last`].
 #![expect(
     unsafe_code,
     reason = "reads the union in kvm_run that exit_reason selects"
@@ -19,6 +19,8 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_DELIVERY_EV, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_SIMUL_EX,
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, kvm_debug_exit_arch, kvm_run,
 };
+
+use super::last::LastExit;
 
 /// Why the guest stopped, with what is needed to answer.
 #[derive(Debug)]
@@ -87,6 +89,52 @@ pub enum VmExit<'a> {
         /// KVM_EXIT_*.
         reason: u32,
     },
+}
+
+/// The exit in short, for the ring of the last ones; its number is given there.
+pub(super) fn brief(run: &mut kvm_run, run_size: usize) -> LastExit {
+    // SAFETY: with KVM_SYNC_X86_REGS in kvm_valid_regs KVM fills `regs` at each exit, without it they
+    // stay zero; every bit pattern is valid.
+    let rip = unsafe { run.s.regs.regs.rip };
+    let reason = run.exit_reason;
+    let mut exit = LastExit {
+        rip,
+        reason,
+        ..LastExit::default()
+    };
+    let (write, address, data) = match decode(run, run_size) {
+        VmExit::PortOut { port, size, data } => {
+            exit.size = size;
+            (true, u64::from(port), data)
+        }
+        VmExit::PortIn { port, size, data } => {
+            exit.size = size;
+            (false, u64::from(port), &*data)
+        }
+        VmExit::MmioRead { gpa, data } => (false, gpa, &*data),
+        VmExit::MmioWrite { gpa, data } => (true, gpa, data),
+        VmExit::IoapicEoi { vector } => (false, u64::from(vector), &[][..]),
+        VmExit::FailedEntry { reason, .. } => {
+            exit.data = reason;
+            return exit;
+        }
+        VmExit::InternalError { suberror, .. } => {
+            exit.data = u64::from(suberror);
+            return exit;
+        }
+        _ => return exit,
+    };
+    let mut bytes = [0; 8];
+    for (to, from) in bytes.iter_mut().zip(data) {
+        *to = *from;
+    }
+    exit.len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    LastExit {
+        write,
+        address,
+        data: u64::from_le_bytes(bytes),
+        ..exit
+    }
 }
 
 /// KVM's name for an internal error.

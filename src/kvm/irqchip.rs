@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 
 use super::call::Ioctl;
 use super::{Error, Vm};
@@ -40,6 +40,23 @@ impl KernelPins {
 }
 
 impl Vm {
+    /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
+    ///
+    /// Why not KVM's full irqchip: docs/adr/0003. What either costs on this host: `make bench`.
+    ///
+    /// # Errors
+    /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
+    pub fn split_irqchip(&self) -> Result<(), Error> {
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
+        cap.args[0] = u64::from(IOAPIC_PINS);
+        self.made(Ioctl::SplitIrqchip { pins: IOAPIC_PINS }, || {
+            self.fd.enable_cap(&cap)
+        })
+    }
+
     /// Puts all of a PC's interrupt controllers and its timer into KVM ("full irqchip").
     ///
     /// # Errors

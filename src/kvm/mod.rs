@@ -17,6 +17,7 @@
 pub mod error;
 pub mod call;
 pub mod exit;
+pub mod last;
 pub mod slots;
 pub mod irqchip;
 pub mod debug;
@@ -24,20 +25,21 @@ pub mod debug;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
-    kvm_msi, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+    CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_msi, kvm_regs, kvm_sregs,
+    kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, SyncReg, VcpuFd, VmFd};
 
 use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
-use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::memory::layout::{KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::mapped::MappedFile;
 use crate::watch::Watch;
 use call::{Ioctl, made};
 
 pub use error::Error;
 pub use exit::{VmExit, internal_error_name};
+use last::LastExits;
 
 /// The system: `/dev/kvm`.
 #[derive(Debug)]
@@ -175,34 +177,21 @@ impl Vm {
         self.made(Ioctl::SetTss(KVM_TSS.0), || self.fd.set_tss_address(tss))
     }
 
-    /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
-    ///
-    /// Why not KVM's full irqchip: docs/adr/0003. What either costs on this host: `make bench`.
-    ///
-    /// # Errors
-    /// The host's refusal; EINVAL on kernels before 4.5, which cannot split.
-    pub fn split_irqchip(&self) -> Result<(), Error> {
-        let mut cap = kvm_enable_cap {
-            cap: KVM_CAP_SPLIT_IRQCHIP,
-            ..Default::default()
-        };
-        cap.args[0] = u64::from(IOAPIC_PINS);
-        self.made(Ioctl::SplitIrqchip { pins: IOAPIC_PINS }, || {
-            self.fd.enable_cap(&cap)
-        })
-    }
-
     /// Creates processor `id`; its local APIC gets the same number.
     ///
     /// # Errors
     /// The host's refusal, with the number.
     pub fn create_vcpu(self: &Arc<Self>, id: u32) -> Result<Vcpu, Error> {
-        let fd = self.made(Ioctl::CreateVcpu(id), || self.fd.create_vcpu(u64::from(id)))?;
+        let made = self.made(Ioctl::CreateVcpu(id), || self.fd.create_vcpu(u64::from(id)));
+        let mut fd = made?;
+        // KVM leaves the registers in the shared page at each exit, a copy of 144 bytes: for `last`.
+        fd.set_sync_valid_reg(SyncReg::Register);
         Ok(Vcpu {
             fd,
             id,
             run_size: self.fd.run_size(),
             interrupted: false,
+            last: LastExits::default(),
             vm: self.clone(),
         })
     }
@@ -269,6 +258,8 @@ pub struct Vcpu {
     run_size: usize,
     /// The last run was ended by a signal, and left `kvm_run` as it was.
     interrupted: bool,
+    /// What went before.
+    last: LastExits,
     /// Dropped after `fd`; see [`Vm::give_memory`].
     vm: Arc<Vm>,
 }
@@ -327,6 +318,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal to run. A signal is no error: [`VmExit::Interrupted`].
     pub fn enter(&mut self) -> Result<(), Error> {
+        self.keep_exit();
         self.interrupted = match self.fd.run() {
             Ok(_) => false,
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => true,
@@ -354,6 +346,11 @@ impl Vcpu {
     pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
         self.enter()?;
         Ok(self.exit())
+    }
+
+    /// The machine it belongs to.
+    pub fn vm(&self) -> &Arc<Vm> {
+        &self.vm
     }
 
     fn made<T: call::Answer>(

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use super::crash;
 use super::identity::Identity;
 use crate::bus::{MmioBus, PortBus, Request};
+use crate::console::output::Output;
 use crate::control::Control;
 use crate::kvm::{Error, Vcpu, VmExit};
 use crate::memory::GuestMemory;
 use crate::outcome::{Ending, with_causes};
 use crate::timeline::exits::Meter;
 use crate::timeline::{Stage, Timeline};
+use crate::watch::scene::Witness;
 use crate::watch::{Stand, Verdict, Watch};
 
 /// What a vCPU thread needs besides its vCPU; the same for all.
@@ -34,6 +36,19 @@ pub struct Board {
     pub timeline: Arc<Timeline>,
     /// Who looks on.
     pub watch: Watch,
+    /// How a processor stood at the end.
+    pub witness: Arc<Witness>,
+    /// The console's output.
+    pub output: Arc<Output>,
+}
+
+impl Board {
+    /// Has the first processor keep how it stands, if the user has `ending` cut short what never printed.
+    pub fn wonder_about_silence(&self, ending: Option<&Ending>) {
+        if ending.is_some_and(Ending::cut_short) && self.output.written() == 0 {
+            self.witness.want();
+        }
+    }
 }
 
 /// Runs vCPU number `id` until the machine ends, and ends it if the reason came up here.
@@ -54,12 +69,18 @@ pub fn run(id: u32, vcpu: &mut Vcpu, board: &Board) {
         match stepped {
             Ok(None) => watch.each(|by| by.answered(&mut Stand { id, vcpu, board })),
             Ok(Some(ending)) => {
+                if ending.may_be_a_crash() {
+                    board.witness.keep(id, vcpu);
+                }
                 watch.each(|by| by.crashed(&mut Stand { id, vcpu, board }, &ending));
                 board.timeline.note_once(Stage::GuestEnded);
                 board.control.stop(ending);
             }
             Err(error) => board.control.stop(Ending::Failure(with_causes(&error))),
         }
+    }
+    if id == 0 && board.witness.wanted() {
+        board.witness.keep(id, vcpu);
     }
     watch.each(|by| by.left(id));
 }

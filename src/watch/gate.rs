@@ -8,7 +8,7 @@
 //!
 //! A vCPU's ioctls are for its own thread (`[kvm]` section 1: "vcpu ioctls should be issued from the same
 //! thread that was used to create the vcpu"), so a debugger's thread sends its questions there.
-//! Read next: [`crate::trace`].
+//! Read next: [`super::inspect`].
 #![expect(
     unsafe_code,
     reason = "pthread_self and pthread_kill, to kick a thread"
@@ -67,12 +67,16 @@ impl Gate {
     /// A vCPU that has yet to finish a port or memory access enters once more for that alone: its
     /// registers would be those of the middle of an instruction.
     pub fn pass(&self, stand: &mut Stand<'_>) {
-        let mut state = self.lock();
-        let unsettled = state.keeps(stand.id) && !stand.vcpu.is_settled();
+        let unsettled = self.lock().keeps(stand.id) && !stand.vcpu.is_settled();
         stand.vcpu.only_settle(unsettled);
-        if unsettled {
-            return;
+        if !unsettled {
+            self.hold(stand);
         }
+    }
+
+    /// Keeps a vCPU likewise that will not enter the guest again.
+    pub fn hold(&self, stand: &mut Stand<'_>) {
+        let mut state = self.lock();
         // SAFETY: pthread_self has no conditions.
         let thread = unsafe { libc::pthread_self() };
         if state.seat(stand.id).is_none() {

@@ -6,9 +6,11 @@
 //! no observers; those are in its tools ([`crate::tools`]), which run the same machine.
 //!
 //! - [`arch`]: registers in words; [`paging`]: page tables in words, and the walk through them;
-//! - [`code`]: machine code as text;
-//! - [`symbols`]: names for addresses;
-//! - [`gate`]: brings all processors to a stand and asks them things.
+//! - [`code`]: machine code as text; [`symbols`]: names for addresses;
+//! - [`scene`]: how a processor stands; [`tell`]: hands that to the tools, which have words for it;
+//! - [`story`]: the page they tell;
+//! - [`gate`]: brings all processors to a stand and asks them things;
+//! - [`inspect`]: lets a person do that.
 //!
 //! Read next: [`arch`].
 
@@ -16,7 +18,11 @@ pub mod arch;
 pub mod paging;
 pub mod code;
 pub mod symbols;
+pub mod scene;
+pub mod tell;
+pub mod story;
 pub mod gate;
+pub mod inspect;
 
 use std::fmt;
 use std::sync::Arc;

@@ -5,7 +5,7 @@
 //!
 //! Only code is kept: what an instruction pointer can point to. Sources: `[elf]` System V ABI, chapter 4,
 //! "Symbol Table"; nm(1) for the letters in a System.map.
-//! Read next: [`super::gate`].
+//! Read next: [`super::scene`].
 
 use std::fs::{self, File};
 use std::io::{self, Read};

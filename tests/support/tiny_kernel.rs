@@ -286,3 +286,18 @@ fn put(file: &mut [u8], offset: usize, bytes: &[u8]) {
 fn size(len: usize) -> [u8; 4] {
     u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
+
+/// Prints `text` and goes on with `code`.
+pub(crate) fn printer_then(text: &str, code: &[u8]) -> Vec<u8> {
+    elf(&[&print(text)[..], code].concat())
+}
+
+/// Writes `number` to the mark port, prints `text` and powers off.
+pub(crate) fn marker(number: u8, text: &str) -> Vec<u8> {
+    let mark = [
+        0x66, 0xba, 0x00, 0x07, // mov dx, 0x700
+        0xb0, number, // mov al, number
+        0xee,   // out dx, al
+    ];
+    elf(&[&mark[..], &print(text), POWER_OFF].concat())
+}
