@@ -386,11 +386,14 @@ fn guest_that_exits_for_ever_does_not_grow_cottage() {
     for format in ["text", "jsonl", "perfetto"] {
         let guest = Guest::new(&tiny::elf(&storm));
         let mut command = guest.command(&["--trace", "--trace-format", format]);
-        command.args(["--trace-file", "/dev/null"]);
+        let file = guest.files.path("t");
+        command.args(["--trace-file", &file]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let status = format!("/proc/{}/status", child.id());
-        std::thread::sleep(Duration::from_secs(2));
+        let runs = || std::fs::read_to_string(&file).ok()?.find("0x80");
+        assert!(wait(runs).is_some(), "{format}: the guest never ran");
+        std::thread::sleep(Duration::from_secs(1));
         let early = resident_kib(&status);
         std::thread::sleep(Duration::from_secs(2));
         let late = resident_kib(&status);
