@@ -67,5 +67,5 @@ Examples:
   cottage lab show 1              read what lab 1 is about
   cottage lab run 1               run it
   cottage lab run 5 --break apic  the same with a mistake in it
-  cottage lab run 5 --code 'ba f8 03 b0 21 ee f4'  a guest of your own: it prints an exclamation mark
+  cottage lab run 5 --code 'ba f8 03 b0 21 ee f4'  a guest of your own
   cottage lab check 5 --answer 4  is that the answer to its first question?";

@@ -258,7 +258,7 @@ pub(super) fn quietly<T>(
 /// # Errors
 /// KVM's refusal.
 pub fn run<'a>(tale: &mut Tale, vcpu: &'a mut VcpuFd) -> Result<VcpuExit<'a>, Stop> {
-    match tale.with_deadline(|| vcpu.run()) {
+    match tale.with_deadline(|| vcpu.run())? {
         Ok(exit) => Ok(exit),
         Err(error) if error.errno() == libc::EINTR => Ok(VcpuExit::Intr),
         Err(error) => tale.call("KVM_RUN", "", Err(error)),

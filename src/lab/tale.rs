@@ -20,6 +20,8 @@ use crate::timeline::now;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same where it is meant to hang.
 const SHORT: Duration = Duration::from_millis(700);
+/// Entries into the guest after which a lab is over: none needs as many, but a user's code may.
+const MOST_ENTRIES: u32 = 60_000;
 /// Columns of a paragraph.
 const WIDTH: usize = 96;
 
@@ -94,6 +96,7 @@ pub struct Tale {
     patience: Duration,
     deadline: Deadline,
     code: Option<Vec<u8>>,
+    entries: u32,
 }
 
 impl Tale {
@@ -108,6 +111,7 @@ impl Tale {
             patience: PATIENCE,
             deadline: Deadline::default(),
             code: None,
+            entries: 0,
         }
     }
 
@@ -219,11 +223,19 @@ impl Tale {
     }
 
     /// Runs `enter`, which calls KVM_RUN, for as long as a guest may take.
-    pub fn with_deadline<T>(&mut self, enter: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// [`Stop::Unexpected`] after [`MOST_ENTRIES`].
+    pub fn with_deadline<T>(&mut self, enter: impl FnOnce() -> T) -> Result<T, Stop> {
+        self.entries += 1;
+        if self.entries > MOST_ENTRIES {
+            let many = format!("one exit after another, {MOST_ENTRIES} in all");
+            return Err(Stop::Unexpected(many));
+        }
         self.deadline.set(self.patience);
         let result = enter();
         self.deadline.clear();
-        result
+        Ok(result)
     }
 
     /// By which somebody else sees that the guest hangs.
@@ -331,6 +343,15 @@ mod tests {
     }
 
     #[test]
+    fn guest_that_exits_without_end_is_over_after_so_many() {
+        let mut tale = Tale::new(None, false);
+        tale.entries = MOST_ENTRIES - 1;
+        assert!(tale.with_deadline(|| ()).is_ok());
+        let over = tale.with_deadline(|| panic!("entered")).unwrap_err();
+        assert!(matches!(over, Stop::Unexpected(_)));
+    }
+
+    #[test]
     fn deadline_counts_only_while_a_guest_runs() {
         let mut tale = Tale::new(None, false);
         let deadline = tale.deadline();
@@ -339,6 +360,6 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
             deadline.is_past()
         });
-        assert!(past && !deadline.is_past());
+        assert!(past.unwrap() && !deadline.is_past());
     }
 }
