@@ -43,7 +43,10 @@ fn every_command_belongs_to_a_test() {
     let tests = read("tests/book.rs");
     for chapter in chapters_with(Needs::Linux) {
         let test = format!(": \"{chapter}\",\n");
-        assert!(tests.contains(&test), "{chapter} has no test in tests/book.rs");
+        assert!(
+            tests.contains(&test),
+            "{chapter} has no test in tests/book.rs"
+        );
     }
 }
 
@@ -62,13 +65,34 @@ fn chapters_begin_with_their_question_and_end_with_some() {
         let mut lines = text.lines().filter(|line| !line.is_empty());
         assert!(lines.next().unwrap().starts_with("# "), "{name}: title");
         let question: Vec<_> = lines.take_while(|line| line.starts_with("> ")).collect();
-        assert!(question.concat().contains('?'), "{name}: no question after the title");
+        assert!(
+            question.concat().contains('?'),
+            "{name}: no question after the title"
+        );
         let (_, end) = text.rsplit_once("\n## ").unwrap();
         assert!(end.starts_with("Questions\n"), "{name}: ends with {end}");
         let asked = end.matches('?').count();
         assert!((1..=6).contains(&asked), "{name}: {asked} questions");
         let leads = end.contains("`src/") || end.contains("`tests/");
         assert!(leads, "{name}: questions that lead nowhere");
+    }
+}
+
+/// Columns that a phone of 390 pixels shows, by the letters of docs/book.css.
+const DRAWING_COLUMNS: usize = 54;
+
+#[test]
+fn drawings_fit_a_phone() {
+    for (name, text) in CHAPTERS {
+        let drawings = text.split("\n```text\n").skip(1);
+        let lines = drawings.flat_map(|rest| rest.split("\n```").next().unwrap().lines());
+        for line in lines {
+            let columns = line.chars().count();
+            assert!(
+                columns <= DRAWING_COLUMNS,
+                "{name}: {columns} columns: {line}"
+            );
+        }
     }
 }
 
@@ -104,7 +128,10 @@ fn blocks_are_found_with_what_they_need() {
     let found = blocks(text).unwrap();
     assert_eq!(found.len(), 1);
     let block = &found[0];
-    assert_eq!((block.line, block.needs, block.numbers), (2, Needs::Linux, true));
+    assert_eq!(
+        (block.line, block.needs, block.numbers),
+        (2, Needs::Linux, true)
+    );
     assert_eq!(block.steps[0].command, "a \\\n  b");
     assert_eq!(block.steps[0].expected, ["one"]);
     assert_eq!(block.steps[1].command, "c");

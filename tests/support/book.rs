@@ -83,12 +83,19 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block>, String> {
         let Some(info) = line.strip_prefix("```").filter(|info| !info.is_empty()) else {
             continue;
         };
-        let body: Vec<_> = lines.by_ref().map(|(_, line)| line).take_while(|line| *line != "```").collect();
+        let body: Vec<_> = lines
+            .by_ref()
+            .map(|(_, line)| line)
+            .take_while(|line| *line != "```")
+            .collect();
         let mut words = info.split(' ');
         if words.next() == Some("console") {
             found.push(block(index + 1, words, &body)?);
         } else if body.iter().any(|line| line.starts_with("$ ")) {
-            return Err(format!("line {}: a command outside of a console block", index + 1));
+            return Err(format!(
+                "line {}: a command outside of a console block",
+                index + 1
+            ));
         }
     }
     Ok(found)
@@ -127,7 +134,12 @@ fn block<'a>(
     if steps.is_empty() {
         return Err(format!("line {line}: no command"));
     }
-    Ok(Block { line, needs, numbers, steps })
+    Ok(Block {
+        line,
+        needs,
+        numbers,
+        steps,
+    })
 }
 
 /// Runs the blocks of the chapter `name` that need exactly `needs`; fails with every difference.
@@ -137,7 +149,10 @@ pub(crate) fn check(name: &str, needs: Needs) {
     let (_, text) = chapter.unwrap_or_else(|| panic!("no chapter {name}"));
     let mut all = blocks(text).unwrap_or_else(|wrong| panic!("{name}, {wrong}"));
     all.retain(|block| block.needs == needs);
-    assert!(!all.is_empty(), "{name} has no commands that need {needs:?}");
+    assert!(
+        !all.is_empty(),
+        "{name} has no commands that need {needs:?}"
+    );
     let wrong: Vec<_> = all.iter().filter_map(|block| run(name, block)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -155,7 +170,9 @@ fn run(name: &str, block: &Block) -> Option<String> {
     for step in &block.steps {
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(format!("exec 2>&1\n{}", step.command));
-        shell.env("PATH", format!("{own}:{path}")).env("LC_ALL", "C");
+        shell
+            .env("PATH", format!("{own}:{path}"))
+            .env("LC_ALL", "C");
         shell.current_dir(scratch.path(""));
         let text = finish(shell, b"").text().replace('\r', "");
         let printed: Vec<_> = text.lines().map(str::to_owned).collect();
@@ -220,9 +237,13 @@ fn masked(text: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let len = match rest.strip_prefix("0x") {
             Some(hex) if hex.starts_with(|c: char| c.is_ascii_hexdigit()) => {
-                2 + hex.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(hex.len())
+                2 + hex
+                    .find(|c: char| !c.is_ascii_hexdigit())
+                    .unwrap_or(hex.len())
             }
-            _ => rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len()),
+            _ => rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len()),
         };
         if first.is_ascii_digit() {
             out.push('#');
