@@ -138,7 +138,7 @@ fuzz: ## a hostile driver or file by libFuzzer, needs a nightly Rust: make fuzz 
 	@cd fuzz && cargo +nightly fuzz run $(or $(TARGET),queue) -- -max_total_time=$(or $(TIME),300) -timeout=20
 
 clean: ## remove what was built, keep downloads, sources and object files
-	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/init $(images)/probe $(images)/initramfs.cpio
+	rm -rf build target $(images)/tiny $(images)/full $(images)/debian-cloud $(images)/debian-rootfs $(images)/roots $(images)/kernels $(images)/init $(images)/probe $(images)/initramfs.cpio
 
 distclean: clean ## remove downloads, sources and object files too
 	rm -rf $(images)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds guest images: guest-images/build.sh
-# tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|runtimes ...
+# tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|kernels|runtimes ...
 #
 # Results go to guest-images/out. Nothing is rebuilt while its inputs are unchanged. Environment:
 # JOBS, how many compilers run at once (default: one per processor).
@@ -73,7 +73,33 @@ build_memtest86plus() {
   say "unpacked $result/x64.bin and ia32.bin"
 }
 
-[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|runtimes ..."
+# Kernels to explain, not to boot: of other flavours and releases of Debian than this machine's. apt knows
+# none of them here, so they come by their names from the mirror, or from the archive of all it ever had.
+build_kernels() {
+  local result=$out/kernels inputs name path sha256 deb
+  inputs=$(declare -f build_kernels | cat - "$images/kernels.txt" | sha256sum | cut -d' ' -f1)
+  if same_inputs "$result" "$inputs"; then return; fi
+  need_commands kernel curl dpkg-deb tar
+  need_space "$out" 300 "three kernels of Debian's"
+  rm -rf "$result.new"
+  mkdir -p "$result.new"
+  deb=$result.new/package.deb
+  while read -r name path sha256; do
+    say "downloading ${path##*/}"
+    curl -fsSL --retry 3 -o "$deb" "https://deb.debian.org/$path" ||
+      curl -fsSL --retry 3 -o "$deb" "https://snapshot.debian.org/archive/${path/\//\/20261120T000000Z\/}" ||
+      die "cannot download $path: is there a network?"
+    echo "$sha256  $deb" | sha256sum --check --quiet >&2 ||
+      die "$path is not the file that kernels.txt describes (sha256 differs)"
+    dpkg-deb --fsys-tarfile "$deb" | tar -x --to-stdout --wildcards './boot/vmlinuz-*' >"$result.new/$name"
+    rm "$deb"
+  done < <(grep -v '^#' "$images/kernels.txt")
+  echo "$inputs" >"$result.new/inputs.sha256"
+  publish "$result.new" "$result"
+  say "unpacked $(find "$result" -type f -name 'debian*' | wc -l) kernels in $result"
+}
+
+[ $# -gt 0 ] || die "usage: guest-images/build.sh tiny|full|init|initramfs|debian-cloud|debian-rootfs|roots|memtest86plus|kernels|runtimes ..."
 mkdir -p "$cache"
 for image; do
   # In a shell of its own, whose end gives back the image's lock, and the source's if it was taken.
@@ -88,7 +114,8 @@ for image; do
     debian-rootfs) (lock debian-rootfs; "$images/roots/debian.sh") ;;
     roots) (lock roots; "$images/roots/busybox.sh") ;;
     memtest86plus) (lock memtest86plus; build_memtest86plus) ;;
+    kernels) (lock kernels; build_kernels) ;;
     runtimes) (lock runtimes; "$images/runtimes/build.sh") ;;
-    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs, roots, memtest86plus and runtimes" ;;
+    *) die "unknown image $image; there are tiny, full, init, initramfs, debian-cloud, debian-rootfs, roots, memtest86plus, kernels and runtimes" ;;
   esac
 done

@@ -146,6 +146,12 @@ impl PortBus {
         Some(self.0.find(port)?.0.name())
     }
 
+    /// The same with the offset of its register.
+    pub fn place(&self, port: u64) -> Option<(&'static str, u64)> {
+        let (device, offset) = self.0.find(port)?;
+        Some((device.name(), offset))
+    }
+
     fn find(&self, port: u64) -> Option<(&dyn PortDevice, u16)> {
         let (device, offset) = self.0.find(port)?;
         Some((device, u16::try_from(offset).ok()?))
@@ -192,6 +198,12 @@ impl MmioBus {
     /// Who answers at `gpa`.
     pub fn name(&self, gpa: u64) -> Option<&'static str> {
         Some(self.0.find(gpa)?.0.name())
+    }
+
+    /// The same with the offset of its register.
+    pub fn place(&self, gpa: u64) -> Option<(&'static str, u64)> {
+        let (device, offset) = self.0.find(gpa)?;
+        Some((device.name(), offset))
     }
 
     /// Writes `data` to `gpa`.

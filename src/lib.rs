@@ -51,14 +51,20 @@ pub mod timeline;
 // 11. Looking on while a machine runs.
 pub mod watch;
 
-// 12. The same many times, beside other programs.
+// 12. A narrative of it.
+pub mod trace;
+
+// 13. The same many times, beside other programs.
 pub mod bench;
 
-// 13. The same beside containers.
+// 14. The same beside containers.
 pub mod compare;
 
-// 14. Whether this host can do all that.
+// 15. Whether this host can do all that.
 pub mod doctor;
 
-// 15. All of it but booting, as a program of its own.
+// 15. What a kernel is and how it would be booted, without booting it.
+pub mod explain;
+
+// 16. All of it but booting, as a program of its own.
 pub mod tools;

@@ -140,7 +140,7 @@ impl Machine {
         // 2. and 3. A VM around it with local APICs, or with all of a PC's interrupt controllers.
         let fill = || loading::fill(&memory, config, kernel, timeline);
         let (entry, made) = while_filling(fill, || {
-            let kvm = Kvm::open()?;
+            let kvm = Kvm::open_watched(watch.clone())?;
             timeline.note(Stage::KvmOpened);
             kvm.check_vcpus(config.vcpus)?;
             let vm = kvm.create_vm(memory.clone())?.with_files(files);

@@ -25,10 +25,11 @@ pub fn run(args: &RunArgs, entered: Nanos, watch: Watch) -> u8 {
     if let Err(error) = args.check_report() {
         return fail(&error, USER_ERROR);
     }
-    let timeline = Arc::new(Timeline::measuring(Measure {
+    let timeline = Timeline::measuring(Measure {
         exits: args.record_fd.is_some(),
         memory: args.record_memory,
-    }));
+    });
+    let timeline = Arc::new(timeline.watched(watch.clone()));
     timeline.note_at(Stage::Main, entered);
     timeline.note(Stage::Configured);
     let code = boot(&config, &timeline, watch);

@@ -477,6 +477,14 @@ fn readme_names_every_flag_of_bench() {
 }
 
 #[test]
+fn readme_names_every_flag_of_explain() {
+    let mut expected = flags_of("explain");
+    let machine = flags_of("run");
+    expected.retain(|flag| !machine.contains(flag));
+    assert_eq!(flags_in_readme("explain"), expected);
+}
+
+#[test]
 fn readme_names_every_flag_of_compare() {
     assert_eq!(flags_in_readme("compare"), flags_of("compare"));
 }
@@ -484,7 +492,7 @@ fn readme_names_every_flag_of_compare() {
 #[test]
 fn flags_in_examples_exist() {
     let mut unknown = Vec::new();
-    for (name, flags) in ["run", "bench", "compare"].map(|name| (name, flags_of(name))) {
+    for (name, flags) in ["run", "bench", "compare", "explain"].map(|name| (name, flags_of(name))) {
         for (document, text) in documents() {
             for command in text.split(&format!("cottage {name} ")).skip(1) {
                 let command = command.split(['\n', '`', '"', '#', '\'']).next().unwrap();

@@ -82,7 +82,7 @@ tests() {
 # ---- set-up ---------------------------------------------------------------------------------
 # Each step by itself: a program that does not compile must not keep the kernels from being built.
 check "tools" 900 guest-images/need.sh rust kernel roots testbed tests
-check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs memtest86plus
+check "guest images" 1200 guest-images/build.sh tiny initramfs debian-cloud roots debian-rootfs memtest86plus kernels
 check "full kernel" 2000 guest-images/build.sh full
 check "cottage" 600 make cottage
 check "testbed" 300 tests/testbed/build.sh

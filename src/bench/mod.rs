@@ -1,4 +1,4 @@
-//! Chapter 12: `cottage bench`, the same boot many times, beside other programs.
+//! Chapter 13: `cottage bench`, the same boot many times, beside other programs.
 //!
 //! ```text
 //!   flags ─▶ Plan ─▶ rounds: subject, subject, … ─▶ samples ─▶ series ─▶ Report ─▶ text, JSON, SVG
@@ -11,6 +11,7 @@
 
 pub mod subject;
 pub mod process;
+pub mod said;
 pub mod running;
 pub mod rounds;
 pub mod cold;

@@ -1,6 +1,6 @@
 //! The process that a run is, why watching one ends early, and its streams.
 //!
-//! Read next: [`super::running`].
+//! Read next: [`super::said`].
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -12,6 +12,7 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::process::{Interrupt, Process, read};
+use super::said::Said;
 use super::subject::{Error, Line, Watch};
 use crate::console::signals::{Event, Signals, stop_self};
 use crate::timeline::child::MeasuredRun;
@@ -21,9 +22,6 @@ use crate::timeline::{Nanos, now};
 const MAX_LINE: usize = 4096;
 /// What is kept of stdout, if it is wanted.
 const MAX_OUTPUT: usize = 256 << 10; // 256 KiB
-/// What is kept of stderr's beginning, where a program says what went wrong, and of its end, for the message
-/// if the run fails.
-const MAX_ERRORS: [usize; 2] = [1024, 2048];
 /// Pieces read from a stream before all others are looked at again.
 const MAX_PIECES: usize = 16;
 /// How long a process that is asked to end may take, before it is killed.
@@ -38,12 +36,8 @@ pub(crate) struct Running {
     errors: Option<File>,
     /// The line of output so far.
     line: Vec<u8>,
-    /// The beginning of stderr.
-    said_first: Vec<u8>,
-    /// The end of stderr, from where that ends.
-    said: Vec<u8>,
-    /// What of it came between the two.
-    unsaid: usize,
+    /// What is kept of stderr, for the message if the run fails.
+    said: Said,
     first_output: Option<Nanos>,
     matched: Option<Nanos>,
     /// Whole lines of output, if they are wanted.
@@ -70,9 +64,7 @@ impl Running {
             output,
             errors,
             line: Vec::new(),
-            said_first: Vec::new(),
-            said: Vec::new(),
-            unsaid: 0,
+            said: Said::default(),
             first_output: None,
             matched: None,
             lines: Vec::new(),
@@ -96,13 +88,10 @@ impl Running {
         std::mem::take(&mut self.lines)
     }
 
-    /// Beginning and end of its stderr, for the end of a sentence; or nothing.
+    /// What of its stderr was kept, for the end of a sentence; or nothing.
     pub(crate) fn said(&self) -> String {
-        let gap = if self.unsaid > 0 { "\n...\n" } else { "" };
-        let [first, last] =
-            [&self.said_first, &self.said].map(|said| String::from_utf8_lossy(said));
-        match format!("{first}{gap}{last}").trim() {
-            "" => String::new(),
+        match self.said.text() {
+            said if said.is_empty() => said,
             said => format!("; it said:\n{said}"),
         }
     }
@@ -323,15 +312,7 @@ impl Running {
             let Some(n) = read(&mut self.errors, &mut piece) else {
                 return;
             };
-            let piece = piece.get(..n).unwrap_or(&[]);
-            let [most_first, most_last] = MAX_ERRORS;
-            let room = most_first - self.said_first.len();
-            let (first, last) = piece.split_at(room.min(piece.len()));
-            self.said_first.extend_from_slice(first);
-            self.said.extend_from_slice(last);
-            let excess = self.said.len().saturating_sub(most_last);
-            self.said.drain(..excess);
-            self.unsaid += excess;
+            self.said.add(piece.get(..n).unwrap_or(&[]));
         }
     }
 

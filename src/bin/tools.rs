@@ -15,11 +15,14 @@ use cottage::compare;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
+use cottage::explain;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::fail;
-use cottage::timeline::report;
+use cottage::timeline::{now, report};
+use cottage::trace;
 
 fn main() -> ExitCode {
+    let entered = now();
     install_panic_hook(VMM_FAILURE);
     // The kernel names a process after the file it is started from, which here is a descriptor.
     let _only_looks = rustix::thread::set_name(c"cottage");
@@ -32,11 +35,13 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
+        Ok(Command::Run(args)) if args.trace.is_on() => trace::run(&args, entered),
         Ok(Command::Run(args)) => {
             report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
         Ok(Command::Bench(args)) => bench::main(&args),
         Ok(Command::Compare(args)) => compare::main(&args),
+        Ok(Command::Explain(args)) => explain::main(&args),
         Ok(Command::Doctor) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();

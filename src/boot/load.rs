@@ -41,11 +41,27 @@ pub fn load_kernel(
     options: &Options,
     memory: &GuestMemory,
 ) -> Result<LoadedKernel, Error> {
+    load_seen(kernel, (options, &mut |_unpacked| {}), memory)
+}
+
+/// Who is shown what came out of a packed kernel, before it is judged.
+pub type Onlooker<'a> = &'a mut dyn FnMut(&Blob);
+
+/// The same, with somebody who looks on while it is unpacked.
+///
+/// # Errors
+/// As [`load_kernel`].
+pub fn load_seen(
+    kernel: &Blob,
+    (options, seen): (&Options, Onlooker<'_>),
+    memory: &GuestMemory,
+) -> Result<LoadedKernel, Error> {
     let image = parse(kernel)?;
     let Image::Packed(algorithm) = image else {
-        return load_image(kernel, &image, options, memory);
+        return load_image(kernel, &image, (options, seen), memory);
     };
     let inner = unpack_whole(kernel, algorithm)?;
+    seen(&inner);
     let wrong = |what| Error::NotAKernel {
         name: kernel.name().to_owned(),
         what: format!("a file packed with {algorithm} with {what} in it"),
@@ -59,7 +75,7 @@ pub fn load_kernel(
     if options.protocol.is_none() && matches!(&image, Image::Elf(elf) if elf.pvh_entry.is_none()) {
         refuse_packed_multiboot(&inner)?;
     }
-    let mut loaded = load_image(&inner, &image, options, memory)?;
+    let mut loaded = load_image(&inner, &image, (options, seen), memory)?;
     loaded.summary = format!("{algorithm} of {}", loaded.summary);
     Ok(loaded)
 }
@@ -77,7 +93,7 @@ pub(super) fn unpack_whole(kernel: &Blob, algorithm: Algorithm) -> Result<Blob, 
 fn load_image(
     kernel: &Blob,
     image: &Image,
-    options: &Options,
+    (options, seen): (&Options, Onlooker<'_>),
     memory: &GuestMemory,
 ) -> Result<LoadedKernel, Error> {
     let loaded = match image {
@@ -85,7 +101,11 @@ fn load_image(
         Image::BzImage(bzimage, algorithm) => match options.unpack {
             // Nothing in it is packed: there is one way only.
             _ if bzimage.payload_len == 0 => load_packed(kernel, bzimage, options, memory)?,
-            Unpack::Host => load_unpacked(kernel, bzimage, *algorithm, (options, memory))?,
+            Unpack::Host => {
+                let vmlinux = unpack_payload(kernel, bzimage, *algorithm, memory)?;
+                seen(&vmlinux);
+                load_unpacked(&vmlinux, bzimage, options, memory)?
+            }
             Unpack::Guest => load_packed(kernel, bzimage, options, memory)?,
         },
         Image::Packed(algorithm) => {
@@ -158,14 +178,13 @@ fn load_elf(
     })
 }
 
-/// Unpacks the payload of a bzImage and loads the vmlinux in it.
+/// Loads the vmlinux that was the payload of a bzImage.
 fn load_unpacked(
-    kernel: &Blob,
+    vmlinux: &Blob,
     image: &BzImage,
-    algorithm: Option<Algorithm>,
-    (options, memory): (&Options, &GuestMemory),
+    options: &Options,
+    memory: &GuestMemory,
 ) -> Result<LoadedKernel, Error> {
-    let vmlinux = unpack_payload(kernel, image, algorithm, memory)?;
     let head = vmlinux.head(HEAD).map_err(|source| Error::Read {
         name: vmlinux.name().to_owned(),
         source,
@@ -179,8 +198,8 @@ fn load_unpacked(
             });
         }
     }
-    let elf = Elf::parse(&vmlinux, &head).map_err(|source| elf_error(&vmlinux, source))?;
-    let loaded = load_elf(&vmlinux, &elf, options, memory)?;
+    let elf = Elf::parse(vmlinux, &head).map_err(|source| elf_error(vmlinux, source))?;
+    let loaded = load_elf(vmlinux, &elf, options, memory)?;
     Ok(with_header(loaded, &image.header))
 }
 

@@ -26,7 +26,7 @@
 //! Read next: [`blob`], then the modules in this order.
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod blob;
 pub mod identify;
 pub mod elf;
@@ -56,7 +56,7 @@ use crate::memory::{GuestMemory, guest};
 pub use blob::Blob;
 pub use image::{Image, parse};
 pub use initramfs::{Initramfs, InitramfsRange};
-pub use load::load_kernel;
+pub use load::{load_kernel, load_seen};
 pub use nature::{Nature, choose};
 
 /// Why a guest cannot be prepared for boot.

@@ -81,27 +81,53 @@ pub fn pvh_entry(file: &Blob, header: &Elf64_Phdr) -> Result<Option<u64>, Error>
 ///
 /// Fails with the offset and what is wrong there. All sizes are at most [`MAX_NOTES`] + 2^33,
 /// so additions cannot overflow.
-fn find_pvh_entry(notes: &[u8], align: usize) -> Result<Option<u64>, (usize, &'static str)> {
+fn find_pvh_entry(notes: &[u8], align: usize) -> Result<Option<u64>, Fault> {
     let mut at = 0;
     while at < notes.len() {
-        let note: Elf64_Nhdr = structure(notes, at).ok_or((at, "a header is cut off"))?;
+        let (note, next) = Note::read(notes, at, align)?;
+        if note.kind == XEN_ELFNOTE_PHYS32_ENTRY && note.name == b"Xen\0" {
+            return pvh_address(note.value)
+                .map(Some)
+                .ok_or((at, "the PVH entry is no 32-bit address"));
+        }
+        at = next;
+    }
+    Ok(None)
+}
+
+/// Where notes are broken, and how.
+pub type Fault = (usize, &'static str);
+
+/// One note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note<'a> {
+    /// Who defines it, with its NUL.
+    pub name: &'a [u8],
+    /// What it is, to those.
+    pub kind: u32,
+    /// What it says.
+    pub value: &'a [u8],
+}
+
+impl<'a> Note<'a> {
+    /// Reads the note at offset `at`; also returns where the next one is.
+    ///
+    /// # Errors
+    /// [`Fault`], for a note that is cut off.
+    pub fn read(notes: &'a [u8], at: usize, align: usize) -> Result<(Self, usize), Fault> {
+        let header: Elf64_Nhdr = structure(notes, at).ok_or((at, "a header is cut off"))?;
         let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX / 4);
-        let name_start = at + note.as_slice().len();
-        let name_end = name_start + size(note.n_namesz);
+        let name_start = at + header.as_slice().len();
+        let name_end = name_start + size(header.n_namesz);
         let name = notes
             .get(name_start..name_end)
             .ok_or((at, "a name is cut off"))?;
         let start = name_end.next_multiple_of(align);
-        let end = start + size(note.n_descsz);
+        let end = start + size(header.n_descsz);
         let value = notes.get(start..end).ok_or((at, "a value is cut off"))?;
-        if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && name == b"Xen\0" {
-            return pvh_address(value)
-                .map(Some)
-                .ok_or((at, "the PVH entry is no 32-bit address"));
-        }
-        at = end.next_multiple_of(align);
+        let kind = header.n_type;
+        Ok((Self { name, kind, value }, end.next_multiple_of(align)))
     }
-    Ok(None)
 }
 
 /// `[pvh]` The entry runs in 32-bit mode, but Linux stores its address in 4 or 8 bytes.

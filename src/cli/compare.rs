@@ -1,6 +1,6 @@
 //! Flags of `cottage compare`.
 //!
-//! Read next: [`super::machine`].
+//! Read next: [`super::explain`].
 
 use std::path::PathBuf;
 

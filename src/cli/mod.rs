@@ -2,9 +2,11 @@
 //!
 //! Only parsing and `--help`; no file is opened here and nothing is decided. What the flags mean
 //! is [`crate::config`]'s business.
-//! Read next: [`compare`].
+//! Read next: [`trace`].
 
+pub mod trace;
 pub mod compare;
+pub mod explain;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -14,7 +16,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
+pub use explain::ExplainArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
+pub use trace::TraceArgs;
 
 /// A minimal KVM virtual machine monitor: the smallest house a Linux can live in.
 #[derive(Debug, Parser)]
@@ -34,6 +38,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Set VMs beside containers, measured on this machine: start, memory, disk, isolation and more
     Compare(Box<CompareArgs>),
+    /// Say what a kernel is and how it would be booted: headers, memory, tables, registers; without KVM
+    Explain(Box<ExplainArgs>),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }
@@ -87,6 +93,10 @@ pub struct RunArgs {
     /// Count and time VM exits, by kind, port or address, and device
     #[arg(long)]
     pub exits: bool,
+
+    /// A narrative of the run.
+    #[command(flatten)]
+    pub trace: TraceArgs,
 
     /// For a measured child: the descriptor its record goes to.
     #[arg(long, hide = true, value_name = "N")]
@@ -175,7 +185,8 @@ pub struct StrayWord(String);
 impl RunArgs {
     /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
     pub fn needs_tools(&self) -> bool {
-        self.record_fd.is_none() && (self.timeline.is_some() || self.exits)
+        let reports = self.timeline.is_some() || self.exits;
+        self.record_fd.is_none() && (reports || self.trace.is_on())
     }
 
     /// Refuses a FILE without a report.
@@ -211,7 +222,8 @@ fn concat_help() -> String {
          cottage run                                  a shell in a tiny Linux\n  \
          cottage run -- uname -a                      one command, its exit status\n  \
          echo 'uname -a; exit' | cottage run          a script from a pipe\n  \
-         cottage run --kernel /boot/vmlinuz-$(uname -r) --memory 512M --cpus 2",
+         cottage run --kernel /boot/vmlinuz-$(uname -r) --memory 512M --cpus 2\n  \
+         cottage run --trace --trace-file boot.txt -- true     what happens in a boot, to be read",
         crate::console::escape::HELP
             .lines()
             .map(|line| format!("  {line}"))

@@ -12,7 +12,7 @@
 //! [`crate::event_loop`] moves bytes from here to the serial port or the virtio console.
 //! Read next: `sink`, then the modules in this order.
 
-mod sink;
+pub(crate) mod sink;
 pub mod output;
 pub mod words;
 pub mod escape;

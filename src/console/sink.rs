@@ -18,7 +18,7 @@ const CAUTIOUS_WRITE: usize = 512;
 
 /// Where bytes go.
 #[derive(Debug)]
-pub(super) enum Sink {
+pub(crate) enum Sink {
     /// Writes at once or says EAGAIN: our own description, or a file.
     Ready(File),
     /// The stream itself, asked with poll(2) before each write.
@@ -35,7 +35,7 @@ pub(super) enum Sink {
 
 impl Sink {
     /// A sink for stdout or stderr.
-    pub(super) fn of(stream: BorrowedFd<'static>) -> Self {
+    pub(crate) fn of(stream: BorrowedFd<'static>) -> Self {
         let kind = rustix::fs::fstat(stream).map(|s| FileType::from_raw_mode(s.st_mode));
         let own = match kind {
             Ok(FileType::Fifo | FileType::CharacterDevice) => reopen(stream),
@@ -53,7 +53,7 @@ impl Sink {
     ///
     /// # Errors
     /// EAGAIN when nothing is taken now, and what write(2) says.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Ready(file) => file.write(bytes),
             Self::Shared(stream) => {
@@ -79,13 +79,13 @@ impl Sink {
     }
 
     /// Whether this is a character device; of those, terminals can be written and closed.
-    pub(super) fn is_device(&self) -> bool {
+    pub(crate) fn is_device(&self) -> bool {
         rustix::fs::fstat(self.fd())
             .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice)
     }
 
     /// For poll(2).
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Ready(file) => file.as_fd(),
             Self::Shared(stream) => *stream,

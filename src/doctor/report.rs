@@ -8,7 +8,7 @@
 //! This machine can run guests at full speed.
 //! ```
 //!
-//! [`mod@super::diagnose`] makes them, [`super::main`] prints them. Pure. Read next: [`crate::tools`].
+//! [`mod@super::diagnose`] makes them, [`super::main`] prints them. Pure. Read next: [`crate::explain`].
 
 use std::fmt::Write as _;
 

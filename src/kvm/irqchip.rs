@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
 
-use super::{Error, Vm, failed, failed_at};
+use super::call::Ioctl;
+use super::{Error, Vm};
 use crate::devices::Pins;
 use crate::memory::layout::IOAPIC_PINS;
 
@@ -44,16 +45,14 @@ impl Vm {
     /// # Errors
     /// The host's refusal.
     pub fn full_irqchip(&self) -> Result<(), Error> {
-        self.fd
-            .create_irq_chip()
-            .map_err(failed("KVM_CREATE_IRQCHIP"))?;
+        self.made(Ioctl::CreateIrqchip, || self.fd.create_irq_chip())?;
         // The "speaker" is port 0x61, without a sound: it opens the gate of the timer's channel 2
         // and shows its output, by which guests measure how fast their TSC counts.
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()
         };
-        self.fd.create_pit2(pit).map_err(failed("KVM_CREATE_PIT2"))
+        self.made(Ioctl::CreatePit, || self.fd.create_pit2(pit))
     }
 
     /// Sets the level of a pin of the full irqchip.
@@ -61,9 +60,9 @@ impl Vm {
     /// # Errors
     /// The host's refusal: there is no such pin, or no such chip.
     pub fn set_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
-        self.fd
-            .set_irq_line(gsi, high)
-            .map_err(failed_at("KVM_IRQ_LINE", format!(" for pin {gsi}")))
+        self.made(Ioctl::IrqLine { gsi, high }, || {
+            self.fd.set_irq_line(gsi, high)
+        })
     }
 }
 

@@ -8,18 +8,18 @@
 //! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).
 //! Source: `[kvm]` Linux `Documentation/virt/kvm/api.rst`, v6.12.
-//! Read next: [`exit`].
+//! Read next: [`error`].
 #![expect(
     unsafe_code,
     reason = "KVM_SET_USER_MEMORY_REGION lends host memory to the guest"
 )]
 
+pub mod error;
+pub mod call;
 pub mod exit;
 pub mod slots;
 pub mod irqchip;
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -32,84 +32,17 @@ use crate::devices::ioapic::MsiSink;
 use crate::memory::GuestMemory;
 use crate::memory::layout::{IOAPIC_PINS, KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::mapped::MappedFile;
+use crate::watch::Watch;
+use call::{Ioctl, made};
 
+pub use error::Error;
 pub use exit::{VmExit, internal_error_name};
-
-/// A KVM call that the host refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// `/dev/kvm` does not open.
-    #[error("Cannot open /dev/kvm")]
-    Open(#[source] io::Error),
-    /// The API is not the one every Linux since 2.6.22 has.
-    #[error("Cannot use /dev/kvm")]
-    ApiVersion {
-        /// What the host answered.
-        found: i32,
-    },
-    /// One ioctl failed.
-    #[error("{ioctl} failed{detail}")]
-    Ioctl {
-        /// Its name in `[kvm]`.
-        ioctl: &'static str,
-        /// What it was about, with a leading space, or empty.
-        detail: String,
-        /// The host's answer.
-        source: io::Error,
-    },
-    /// More vCPUs than this host's KVM runs in one VM.
-    #[error("This host's KVM runs at most {max} vCPUs in one VM, {wanted} were asked for")]
-    TooManyVcpus {
-        /// vCPUs asked for.
-        wanted: u32,
-        /// What KVM_CAP_MAX_VCPUS says.
-        max: usize,
-    },
-    /// Guest RAM would lie beyond the addresses that this host's processor has.
-    #[error(
-        "This host's processor has {bits} bits of physical address, which leaves a guest at most \
-         {max_mib} MiB of memory, {wanted_mib} MiB were asked for"
-    )]
-    TooMuchMemory {
-        /// Guest RAM asked for.
-        wanted_mib: u64,
-        /// Width of a physical address.
-        bits: u32,
-        /// The most that lies below its end.
-        max_mib: u64,
-    },
-    /// A file would end above the last address.
-    #[error(
-        "--pmem {path:?} would end at {end:#x}, and this host's processor has {bits} bits of physical \
-         address"
-    )]
-    FileBeyond {
-        /// The file.
-        path: PathBuf,
-        /// Its end in guest memory.
-        end: u64,
-        /// Width of a physical address.
-        bits: u32,
-    },
-}
-
-/// Makes an [`Error::Ioctl`] from what kvm-ioctls returned.
-fn failed(ioctl: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    failed_at(ioctl, String::new())
-}
-
-fn failed_at(ioctl: &'static str, detail: String) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |error| Error::Ioctl {
-        ioctl,
-        detail,
-        source: io::Error::from_raw_os_error(error.errno()),
-    }
-}
 
 /// The system: `/dev/kvm`.
 #[derive(Debug)]
 pub struct Kvm {
     fd: kvm_ioctls::Kvm,
+    watch: Watch,
 }
 
 impl Kvm {
@@ -118,13 +51,32 @@ impl Kvm {
     /// # Errors
     /// [`Error::Open`] or [`Error::ApiVersion`]; [`crate::doctor`] turns both into advice.
     pub fn open() -> Result<Self, Error> {
-        let fd = kvm_ioctls::Kvm::new()
-            .map_err(|e| Error::Open(io::Error::from_raw_os_error(e.errno())))?;
-        let found = fd.get_api_version();
+        Self::open_watched(Watch::nobody())
+    }
+
+    /// The same, with `watch` told of each call from here on.
+    ///
+    /// # Errors
+    /// As [`Kvm::open`].
+    pub fn open_watched(watch: Watch) -> Result<Self, Error> {
+        let opened = made(&watch, None, Ioctl::Open, kvm_ioctls::Kvm::new);
+        let fd = opened.map_err(|error| match error {
+            Error::Ioctl { source, .. } => Error::Open(source),
+            other => other,
+        })?;
+        let found = made(&watch, None, Ioctl::ApiVersion, || Ok(fd.get_api_version()))?;
         if u32::try_from(found) != Ok(KVM_API_VERSION) {
             return Err(Error::ApiVersion { found });
         }
-        Ok(Self { fd })
+        Ok(Self { fd, watch })
+    }
+
+    fn made<T: call::Answer>(
+        &self,
+        ioctl: Ioctl<'_>,
+        call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, Error> {
+        made(&self.watch, None, ioctl, call)
     }
 
     /// Succeeds if one VM may have `wanted` vCPUs.
@@ -132,7 +84,7 @@ impl Kvm {
     /// # Errors
     /// [`Error::TooManyVcpus`] with both numbers.
     pub fn check_vcpus(&self, wanted: u32) -> Result<(), Error> {
-        let max = self.fd.get_max_vcpus();
+        let max = self.made(Ioctl::MaxVcpus, || Ok(self.fd.get_max_vcpus()))?;
         if wanted as usize > max {
             Err(Error::TooManyVcpus { wanted, max })
         } else {
@@ -146,9 +98,13 @@ impl Kvm {
     /// # Errors
     /// The host's refusal; EBUSY means another hypervisor holds the processor.
     pub fn create_vm(&self, memory: Arc<GuestMemory>) -> Result<Vm, Error> {
-        let fd = self.fd.create_vm().map_err(failed("KVM_CREATE_VM"))?;
-        let files = Vec::new();
-        Ok(Vm { fd, memory, files })
+        let fd = self.made(Ioctl::CreateVm, || self.fd.create_vm())?;
+        Ok(Vm {
+            fd,
+            memory,
+            files: Vec::new(),
+            watch: self.watch.clone(),
+        })
     }
 
     /// What KVM can offer a guest as CPUID.
@@ -156,15 +112,16 @@ impl Kvm {
     /// # Errors
     /// The host's refusal.
     pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
-        self.fd
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(failed("KVM_GET_SUPPORTED_CPUID"))
+        self.made(Ioctl::SupportedCpuid, || {
+            self.fd.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        })
     }
 
     /// Whether the in-kernel local APIC has a TSC-deadline timer. Not part of the supported
     /// CPUID on every back end, although it works there.
     pub fn has_tsc_deadline(&self) -> bool {
-        self.fd.check_extension(Cap::TscDeadlineTimer)
+        let has = || Ok(i32::from(self.fd.check_extension(Cap::TscDeadlineTimer)));
+        matches!(self.made(Ioctl::HasTscDeadline, has), Ok(1))
     }
 }
 
@@ -176,6 +133,7 @@ pub struct Vm {
     memory: Arc<GuestMemory>,
     /// Likewise.
     files: Vec<Arc<MappedFile>>,
+    watch: Watch,
 }
 
 impl Vm {
@@ -197,10 +155,9 @@ impl Vm {
             // VM: Vm owns a share of it and closes `fd` first, and a Vcpu, whose descriptor keeps
             // the kernel's VM alive too, owns a share of its Vm. 3. Nobody holds a Rust reference
             // into guest RAM or the files; all access is by volatile copies.
-            unsafe { self.fd.set_user_memory_region(region) }.map_err(failed_at(
-                "KVM_SET_USER_MEMORY_REGION",
-                format!(" for {:#x} bytes at {:#x}", range.len, range.start.0),
-            ))?;
+            self.made(Ioctl::SetMemoryRegion(&region), || unsafe {
+                self.fd.set_user_memory_region(region)
+            })?;
         }
         Ok(())
     }
@@ -210,13 +167,11 @@ impl Vm {
     /// # Errors
     /// The host's refusal.
     pub fn set_intel_pages(&self) -> Result<(), Error> {
-        self.fd
-            .set_identity_map_address(KVM_IDENTITY_MAP.0)
-            .map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        self.made(Ioctl::SetIdentityMap(KVM_IDENTITY_MAP.0), || {
+            self.fd.set_identity_map_address(KVM_IDENTITY_MAP.0)
+        })?;
         let tss = usize::try_from(KVM_TSS.0).unwrap_or(usize::MAX);
-        self.fd
-            .set_tss_address(tss)
-            .map_err(failed("KVM_SET_TSS_ADDR"))
+        self.made(Ioctl::SetTss(KVM_TSS.0), || self.fd.set_tss_address(tss))
     }
 
     /// Puts the local APICs into KVM and leaves the I/O APIC to us ("split irqchip").
@@ -231,9 +186,9 @@ impl Vm {
             ..Default::default()
         };
         cap.args[0] = u64::from(IOAPIC_PINS);
-        self.fd
-            .enable_cap(&cap)
-            .map_err(failed("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))
+        self.made(Ioctl::SplitIrqchip { pins: IOAPIC_PINS }, || {
+            self.fd.enable_cap(&cap)
+        })
     }
 
     /// Creates processor `id`; its local APIC gets the same number.
@@ -241,15 +196,13 @@ impl Vm {
     /// # Errors
     /// The host's refusal, with the number.
     pub fn create_vcpu(self: &Arc<Self>, id: u32) -> Result<Vcpu, Error> {
-        let fd = self
-            .fd
-            .create_vcpu(u64::from(id))
-            .map_err(failed_at("KVM_CREATE_VCPU", format!(" for vCPU {id}")))?;
+        let fd = self.made(Ioctl::CreateVcpu(id), || self.fd.create_vcpu(u64::from(id)))?;
         Ok(Vcpu {
             fd,
+            id,
             run_size: self.fd.run_size(),
             interrupted: false,
-            _vm: self.clone(),
+            vm: self.clone(),
         })
     }
 
@@ -269,10 +222,18 @@ impl Vm {
             data,
             ..Default::default()
         };
-        self.fd
-            .signal_msi(msi)
-            .map(|taken| taken > 0)
-            .map_err(failed("KVM_SIGNAL_MSI"))
+        self.made(Ioctl::SignalMsi { address, data }, || {
+            self.fd.signal_msi(msi)
+        })
+        .map(|taken| taken > 0)
+    }
+
+    fn made<T: call::Answer>(
+        &self,
+        ioctl: Ioctl<'_>,
+        call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, Error> {
+        made(&self.watch, None, ioctl, call)
     }
 
     /// The kvm-ioctls handle, for code that needs a call this chapter does not wrap.
@@ -302,12 +263,13 @@ fn halves(value: u64) -> [u32; 2] {
 #[derive(Debug)]
 pub struct Vcpu {
     fd: VcpuFd,
+    id: u32,
     /// Bytes mapped at the shared `kvm_run` page.
     run_size: usize,
     /// The last run was ended by a signal, and left `kvm_run` as it was.
     interrupted: bool,
     /// Dropped after `fd`; see [`Vm::give_memory`].
-    _vm: Arc<Vm>,
+    vm: Arc<Vm>,
 }
 
 impl Vcpu {
@@ -316,7 +278,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal.
     pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
-        self.fd.set_cpuid2(cpuid).map_err(failed("KVM_SET_CPUID2"))
+        self.made(Ioctl::SetCpuid(cpuid), || self.fd.set_cpuid2(cpuid))
     }
 
     /// Sets model-specific registers; returns how many KVM took before it met one it refuses.
@@ -324,7 +286,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal of the call as a whole.
     pub fn set_msrs(&self, msrs: &Msrs) -> Result<usize, Error> {
-        self.fd.set_msrs(msrs).map_err(failed("KVM_SET_MSRS"))
+        self.made(Ioctl::SetMsrs(msrs), || self.fd.set_msrs(msrs))
     }
 
     /// General-purpose registers.
@@ -332,7 +294,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal.
     pub fn regs(&self) -> Result<kvm_regs, Error> {
-        self.fd.get_regs().map_err(failed("KVM_GET_REGS"))
+        self.made(Ioctl::GetRegs, || self.fd.get_regs())
     }
 
     /// Sets the general-purpose registers.
@@ -340,7 +302,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal.
     pub fn set_regs(&self, regs: &kvm_regs) -> Result<(), Error> {
-        self.fd.set_regs(regs).map_err(failed("KVM_SET_REGS"))
+        self.made(Ioctl::SetRegs(regs), || self.fd.set_regs(regs))
     }
 
     /// Segments, control registers, tables.
@@ -348,7 +310,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal.
     pub fn sregs(&self) -> Result<kvm_sregs, Error> {
-        self.fd.get_sregs().map_err(failed("KVM_GET_SREGS"))
+        self.made(Ioctl::GetSregs, || self.fd.get_sregs())
     }
 
     /// Sets segments, control registers, tables.
@@ -356,7 +318,7 @@ impl Vcpu {
     /// # Errors
     /// The host's refusal; EINVAL for a state the processor could not be in.
     pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), Error> {
-        self.fd.set_sregs(sregs).map_err(failed("KVM_SET_SREGS"))
+        self.made(Ioctl::SetSregs(sregs), || self.fd.set_sregs(sregs))
     }
 
     /// Runs the guest until it needs us; [`Vcpu::exit`] says why it stopped.
@@ -367,7 +329,7 @@ impl Vcpu {
         self.interrupted = match self.fd.run() {
             Ok(_) => false,
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => true,
-            Err(e) => return Err(failed("KVM_RUN")(e)),
+            Err(e) => return Err(call::failed(&Ioctl::Run, e)),
         };
         Ok(())
     }
@@ -391,6 +353,14 @@ impl Vcpu {
     pub fn run(&mut self) -> Result<VmExit<'_>, Error> {
         self.enter()?;
         Ok(self.exit())
+    }
+
+    fn made<T: call::Answer>(
+        &self,
+        ioctl: Ioctl<'_>,
+        call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, Error> {
+        made(&self.vm.watch, Some(self.id), ioctl, call)
     }
 
     /// The kvm-ioctls handle, for tools that need a call this chapter does not wrap.

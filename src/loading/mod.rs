@@ -6,26 +6,33 @@
 
 pub mod initramfs;
 
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use vm_memory::GuestAddress;
 
 use crate::boot::blob::{self, Blob};
+use crate::boot::initramfs::InitramfsRange;
+use crate::boot::load::Onlooker;
 use crate::boot::{self, Nature, Protocol, multiboot};
 use crate::bundle::{self, Bundle};
 use crate::config::module::Module;
 use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, INIT_PARAMETER};
-use crate::memory::layout::{ACPI_TABLES, BIOS_DATA, MP_TABLE};
+use crate::memory::layout::{
+    ACPI_TABLES, BIOS_DATA, BOOT_GDT, CMDLINE, MP_TABLE, MULTIBOOT_INFO_MAX_SIZE, PAGE_DIRECTORIES,
+    PAGE_DIRECTORIES_SIZE, PML4,
+};
 use crate::memory::{self, GuestMemory};
 use crate::modules;
 use crate::platform;
 use crate::timeline::{Stage, Timeline};
 use crate::vcpu::cpuid;
-use crate::vcpu::entry_state::EntryState;
+use crate::vcpu::entry_state::{EntryState, GDT_BYTES};
 use crate::virtio::attach;
+use crate::watch::Placed;
 
 /// What a Linux is told on a processor that QEMU emulates: its tick goes on while it idles.
 ///
@@ -113,19 +120,30 @@ impl Kernel {
     /// [`Error`], also for flags that are no use with such a kernel.
     pub fn look(config: &VmConfig) -> Result<Self, Error> {
         let asked = config.boot.protocol;
-        let kernel = match &config.kernel {
+        match &config.kernel {
             Source::BuiltIn if asked == Some(Protocol::Multiboot) => {
-                Bundle::open()?.kernel(false)?
+                Self::of(Bundle::open()?.kernel(false)?, config)
             }
             Source::BuiltIn => {
                 let kernel = Self {
                     file: None,
                     nature: Nature::Linux,
                 };
-                return kernel.suits("the built-in kernel", config);
+                kernel.suits("the built-in kernel", config)
             }
-            Source::File(path) => Blob::open(path).map_err(Error::KernelFile)?,
-        };
+            Source::File(path) => {
+                let file = Blob::open(path).map_err(Error::KernelFile)?;
+                Self::of(file, config)
+            }
+        }
+    }
+
+    /// Looks at the first bytes of a kernel that is open.
+    ///
+    /// # Errors
+    /// [`Error`], also for flags that are no use with such a kernel.
+    pub fn of(kernel: Blob, config: &VmConfig) -> Result<Self, Error> {
+        let asked = config.boot.protocol;
         let name = kernel.name().to_owned();
         let (file, nature) = boot::choose(kernel, asked)?;
         let kernel = Self {
@@ -157,6 +175,11 @@ impl Kernel {
         })
     }
 
+    /// Whether it is one, or claims to be.
+    pub fn is_linux(&self) -> bool {
+        self.nature == Nature::Linux
+    }
+
     /// Who is at the other end of the serial line.
     pub fn guest_end(&self, config: &VmConfig) -> GuestEnd {
         match self.nature {
@@ -177,42 +200,97 @@ pub fn fill(
     kernel: Kernel,
     timeline: &Timeline,
 ) -> Result<EntryState, Error> {
+    let filled = fill_seen(memory, config, kernel, (timeline, &mut |_unpacked| {}))?;
+    Ok(filled.entry)
+}
+
+/// What was laid into guest memory, and where.
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// The state to enter it with.
+    pub entry: EntryState,
+    /// Which protocol asks for that state.
+    pub protocol: Protocol,
+    /// Where what the kernel is told lies: zero page, start info or multiboot information.
+    pub info: GuestAddress,
+    /// The kernel, with the memory that it needs before it knows its memory map.
+    pub kernel: Range<u64>,
+    /// The initramfs; a multiboot kernel has modules instead.
+    pub initramfs: Option<InitramfsRange>,
+    /// How much of it is the file that was given; the rest is cottage's.
+    pub given: u64,
+}
+
+/// The same, with somebody who looks on while the kernel is unpacked, and with more to say.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_seen(
+    memory: &GuestMemory,
+    config: &VmConfig,
+    kernel: Kernel,
+    (timeline, seen): (&Timeline, Onlooker<'_>),
+) -> Result<Filled, Error> {
     let chip = kernel.irqchip(config);
     let nature = kernel.nature;
     let sources = Sources::open(config, kernel)?;
-    let (protocol, at, info) = match nature {
+    let told = (timeline, seen);
+    let filled = match nature {
         Nature::Multiboot(header) => load_multiboot(&sources, &header, config, memory, timeline)?,
-        Nature::Linux => load_linux(&sources, (config, None), memory, timeline)?,
-        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, timeline)?,
+        Nature::Linux => load_linux(&sources, (config, None), memory, told)?,
+        Nature::BareMetal(entry) => load_linux(&sources, (config, entry), memory, told)?,
     };
-    write_platform_tables(memory, config, chip)?;
+    write_platform_tables(memory, config, chip, timeline)?;
     if nature != Nature::Linux {
         memory.write(BIOS_DATA, &platform::bios_data::build())?;
     }
-    let entry = EntryState::new(protocol, at, info);
-    entry.write_tables(memory)?;
+    filled.entry.write_tables(memory)?;
+    placed(
+        timeline,
+        "boot GDT",
+        (BOOT_GDT.0, GDT_BYTES),
+        "null, unused, code, data, task state",
+    );
+    if filled.protocol == Protocol::Linux64 {
+        let tables = (PML4.0, PAGE_DIRECTORIES.0 + PAGE_DIRECTORIES_SIZE - PML4.0);
+        placed(
+            timeline,
+            "page tables",
+            tables,
+            "0x0..0x100000000 one to one, in 2 MiB pages",
+        );
+    }
     timeline.note(Stage::TablesWritten);
-    Ok(entry)
+    Ok(filled)
 }
 
-/// A Linux, or what is entered as one, perhaps by a protocol of its own; returns the protocol, the entry
-/// point and where the boot information is.
+/// A Linux, or what is entered as one, perhaps by a protocol of its own.
 fn load_linux(
     sources: &Sources,
     (config, entry): (&VmConfig, Option<Protocol>),
     memory: &GuestMemory,
-    timeline: &Timeline,
-) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+    (timeline, seen): (&Timeline, Onlooker<'_>),
+) -> Result<Filled, Error> {
     let options = boot::Options {
         protocol: config.boot.protocol.or(entry),
         ..config.boot
     };
-    let kernel = boot::load_kernel(&sources.kernel, &options, memory)?;
+    let kernel = boot::load_seen(&sources.kernel, (&options, seen), memory)?;
+    let range = (kernel.start.0, kernel.end.0.saturating_sub(kernel.start.0));
+    placed(timeline, "kernel", range, &kernel.summary);
     timeline.note(Stage::KernelLoaded);
     let initramfs = match &sources.initramfs {
         Some(given) => Some(initramfs::load(given, (sources, config), &kernel, memory)?),
         None => None,
     };
+    if let Some(range) = &initramfs {
+        placed(
+            timeline,
+            "initramfs",
+            (range.start.0, range.len),
+            "a cpio archive",
+        );
+    }
     timeline.note(Stage::InitramfsLoaded);
     // In front: what stands behind a user's `--` is not the kernel's.
     let mut cmdline = attach::on_cmdline(config.virtio_devices()) + &config.cmdline;
@@ -227,19 +305,41 @@ fn load_linux(
         cmdline.clone_from(&config.foreign_cmdline);
     }
     let rsdp = Some(ACPI_TABLES);
-    let cmdline = cmdline.as_bytes();
-    let info = boot::write_boot_info(memory, &kernel, cmdline, initramfs, rsdp)?;
-    Ok((kernel.protocol, kernel.entry, info))
+    let info = boot::write_boot_info(memory, &kernel, cmdline.as_bytes(), initramfs, rsdp)?;
+    placed(
+        timeline,
+        "command line",
+        (CMDLINE.0, cmdline.len() as u64 + 1),
+        &cmdline,
+    );
+    let what = match kernel.protocol {
+        Protocol::Pvh => "PVH start info",
+        _ => "zero page",
+    };
+    placed(
+        timeline,
+        what,
+        (info.0, 0x1000),
+        "memory map; where command line and initramfs are",
+    );
+    Ok(Filled {
+        entry: EntryState::new(kernel.protocol, kernel.entry, info),
+        protocol: kernel.protocol,
+        info,
+        kernel: kernel.start.0..kernel.end.0,
+        initramfs,
+        given: sources.initramfs.as_ref().map_or(0, Blob::len),
+    })
 }
 
-/// A multiboot kernel with its modules; returns the same.
+/// A multiboot kernel with its modules.
 fn load_multiboot(
     sources: &Sources,
     header: &multiboot::Header,
     config: &VmConfig,
     memory: &GuestMemory,
     timeline: &Timeline,
-) -> Result<(Protocol, GuestAddress, GuestAddress), Error> {
+) -> Result<Filled, Error> {
     let (kernel, modules) = (&sources.kernel, &sources.modules);
     let mut cmdline = match &config.kernel {
         Source::File(path) => path.as_os_str().as_bytes().to_vec(),
@@ -254,9 +354,28 @@ fn load_multiboot(
         name: kernel.name().to_owned(),
         source,
     })?;
+    placed(
+        timeline,
+        "multiboot kernel",
+        (loaded.entry.0, 0),
+        "entered here; length not kept",
+    );
+    placed(
+        timeline,
+        "multiboot information",
+        (loaded.info.0, MULTIBOOT_INFO_MAX_SIZE),
+        "",
+    );
     timeline.note(Stage::KernelLoaded);
     timeline.note(Stage::InitramfsLoaded);
-    Ok((Protocol::Multiboot, loaded.entry, loaded.info))
+    Ok(Filled {
+        entry: EntryState::new(Protocol::Multiboot, loaded.entry, loaded.info),
+        protocol: Protocol::Multiboot,
+        info: loaded.info,
+        kernel: loaded.start.0..loaded.end.0,
+        initramfs: None,
+        given: 0,
+    })
 }
 
 /// What the machine says of itself: ACPI tables and the MP table.
@@ -264,13 +383,35 @@ fn write_platform_tables(
     memory: &GuestMemory,
     config: &VmConfig,
     chip: Irqchip,
+    timeline: &Timeline,
 ) -> Result<(), Error> {
     let devices = attach::in_acpi(config.virtio_devices());
     let acpi = platform::acpi::build(config.vcpus, chip, &devices)?;
     memory.write(acpi.rsdp, &acpi.bytes)?;
     let lines = platform::lines(chip, config.virtio_devices());
-    memory.write(MP_TABLE, &platform::mptable::build(config.vcpus, &lines))?;
+    let mp = platform::mptable::build(config.vcpus, &lines);
+    memory.write(MP_TABLE, &mp)?;
+    let more = "processors, I/O APIC, devices, for kernels with ACPI";
+    placed(
+        timeline,
+        "ACPI tables",
+        (acpi.rsdp.0, acpi.bytes.len() as u64),
+        more,
+    );
+    let more = "the same for kernels without";
+    placed(timeline, "MP table", (MP_TABLE.0, mp.len() as u64), more);
     Ok(())
+}
+
+/// Tells who looks on what lies at `at`, so many bytes.
+fn placed(timeline: &Timeline, what: &'static str, (at, len): (u64, u64), more: &str) {
+    let placed = Placed {
+        what,
+        at,
+        len,
+        more,
+    };
+    timeline.watch().each(|by| by.placed(&placed));
 }
 
 /// The files to load, open.

@@ -35,6 +35,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::devices::report::{MARK_DONE, MARK_HANDED_OVER, MARK_INIT, MARK_READY};
 use crate::virtio::Figure;
+use crate::watch::Watch;
 use exits::ExitCounts;
 use memory_use::MemoryUse;
 
@@ -188,6 +189,7 @@ pub struct Timeline {
     exits: AtomicU64,
     answering: AtomicU64,
     measure: Measure,
+    watch: Watch,
 }
 
 /// What is measured besides the instants.
@@ -227,7 +229,19 @@ impl Timeline {
             exits: AtomicU64::new(0),
             answering: AtomicU64::new(0),
             measure,
+            watch: Watch::nobody(),
         }
+    }
+
+    /// The same, and `watch` is told of each instant.
+    #[must_use]
+    pub fn watched(self, watch: Watch) -> Self {
+        Self { watch, ..self }
+    }
+
+    /// Who is told.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// Whether VM exits are counted.
@@ -255,6 +269,7 @@ impl Timeline {
             exits: self.exits.load(Ordering::Relaxed),
             answering: self.answering.load(Ordering::Relaxed),
         };
+        self.watch.each(|by| by.noted(&noted));
         let mut notes = self.lock();
         // The guest's marks must not crowd out what cottage notes at the end.
         let limit = match stage {

@@ -189,6 +189,7 @@ impl EntryState {
 }
 
 /// Null, an unused one, code, data, task state: five descriptors.
+pub const GDT_BYTES: u64 = 5 * 8;
 const GDT_LIMIT: u16 = 5 * 8 - 1;
 
 fn code_segment(long_mode: bool) -> kvm_segment {

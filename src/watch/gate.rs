@@ -8,7 +8,7 @@
 //!
 //! A vCPU's ioctls are for its own thread (`[kvm]` section 1: "vcpu ioctls should be issued from the same
 //! thread that was used to create the vcpu"), so a debugger's thread sends its questions there.
-//! Read next: [`mod@crate::bench`].
+//! Read next: [`crate::trace`].
 #![expect(
     unsafe_code,
     reason = "pthread_self and pthread_kill, to kick a thread"

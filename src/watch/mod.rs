@@ -5,19 +5,26 @@
 //! that nobody watches pays one comparison at each of these places. The `cottage` program itself builds
 //! no observers; those are in its tools ([`crate::tools`]), which run the same machine.
 //!
+//! - [`arch`]: registers in words; [`paging`]: page tables in words, and the walk through them;
 //! - [`code`]: machine code as text;
+//! - [`symbols`]: names for addresses;
 //! - [`gate`]: brings all processors to a stand and asks them things.
 //!
-//! Read next: [`code`].
+//! Read next: [`arch`].
 
+pub mod arch;
+pub mod paging;
 pub mod code;
+pub mod symbols;
 pub mod gate;
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::kvm::Vcpu;
+use crate::kvm::call::Call;
 use crate::outcome::Ending;
+use crate::timeline::Noted;
 use crate::vcpu::run::Board;
 
 /// A vCPU that stands outside the guest, on its own thread.
@@ -42,10 +49,32 @@ pub enum Verdict {
     End(Ending),
 }
 
+/// What lies in guest memory before the guest runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a> {
+    /// `kernel`, `zero page`.
+    pub what: &'static str,
+    /// Guest-physical address of its first byte.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+    /// More about it, or nothing.
+    pub more: &'a str,
+}
+
 /// One who looks on. All vCPU threads call it, and the one that builds the machine.
 ///
 /// An observer may take its time: the guest stands still meanwhile, and its clock does not.
 pub trait Observer: fmt::Debug + Send + Sync {
+    /// KVM has been called, by any thread; KVM_RUN is told by [`Observer::exited`] alone.
+    fn called(&self, _call: &Call<'_>) {}
+
+    /// The timeline has noted an instant.
+    fn noted(&self, _noted: &Noted) {}
+
+    /// Something was put into guest memory.
+    fn placed(&self, _placed: &Placed<'_>) {}
+
     /// A vCPU is about to enter the guest; the observer may keep it waiting ([`gate`]).
     fn entering(&self, _stand: &mut Stand<'_>) {}
 

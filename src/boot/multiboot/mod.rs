@@ -131,6 +131,10 @@ pub struct Loaded {
     pub entry: GuestAddress,
     /// Guest-physical address of the information.
     pub info: GuestAddress,
+    /// First guest-physical address of the kernel.
+    pub start: GuestAddress,
+    /// First address after it, its symbols included.
+    pub end: GuestAddress,
 }
 
 /// Loads `kernel`, which has this `header`, with its modules, and writes what it is told.
@@ -178,6 +182,8 @@ pub fn load(
     Ok(Loaded {
         entry: GuestAddress(image.elf.entry),
         info: MULTIBOOT_INFO,
+        start: GuestAddress(image.elf.start),
+        end: GuestAddress(end),
     })
 }
 
