@@ -50,6 +50,7 @@ pub mod timeline;
 
 // 11. Looking on while a machine runs.
 pub mod watch;
+pub mod gdb;
 
 // 12. A narrative of it.
 pub mod trace;

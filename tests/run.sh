@@ -162,6 +162,17 @@ for program in passt curl; do
 	done
 done
 
+# gdb, with its libraries and, if it has one, its Python; and the names of the full kernel for it.
+mkdir -p "$work/gdb/usr/share/gdb"
+if program=$(command -v gdb); then
+	for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+		cp -L --parents "$file" "$work/gdb/"
+	done
+	python=$(ldd "$program" | sed -n 's/.*lib\(python3\.[0-9]*\)\.so.*/\1/p' | head -n 1)
+	[[ -z $python ]] || cp -r --parents "/usr/lib/$python" /usr/share/gdb "$work/gdb/"
+fi
+guest-images/kernel/symbols.sh guest-images/out/full/System.map "$work/images/full/symbols" || true
+
 # An emulated machine that froze (status 124; docs/adr/0010-testbed.md) proves nothing about cottage:
 # up to three times, and the log says so. Any other failure stands. What a suite said in a machine that
 # froze is marked, so that nobody takes it for a result.
@@ -187,6 +198,7 @@ in_testbed() {
 	shift 3
 	case $name in rootfs | debian) images=rootfs ;; esac
 	case $name in net | debian) more=(--dir "$work/passt:passt") ;; esac
+	[[ $name != gdb ]] || more=(--cpus 2 --dir "$work/gdb:gdb")
 	# The suite of networks takes half a minute, and has frozen the testbed more often than others, why
 	# is not known: it is not waited for as long.
 	[[ $name != net ]] || limit=300
@@ -195,7 +207,7 @@ in_testbed() {
 	timeout --kill-after=20 2300 bash -c 'testbed_or_again "$@"' bash \
 		tests/testbed/run.sh --timeout "$limit" \
 		--file "$program" --file "$work/testbed/$name/records" --dir "$work/$images:images" "${more[@]}" -- \
-		env COTTAGE_PASST=/files/passt COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/records \
+		env COTTAGE_PASST=/files/passt COTTAGE_GDB=/files/gdb COTTAGE_IMAGES=/files/images COTTAGE_TEST_REPORT=/files/records \
 		"/files/${program##*/}" --test-threads 2 "$@" </dev/null >"$log" 2>&1
 }
 

@@ -10,16 +10,18 @@ use std::process::ExitCode;
 
 use cottage::bench;
 use cottage::bundle;
-use cottage::cli::Command;
+use cottage::cli::{Command, RunArgs};
 use cottage::compare;
 use cottage::console::terminal::install_panic_hook;
 use cottage::console::words::say;
 use cottage::doctor;
 use cottage::explain;
+use cottage::gdb;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
-use cottage::running::fail;
-use cottage::timeline::{now, report};
+use cottage::running::{self, fail};
+use cottage::timeline::{Nanos, now, report};
 use cottage::trace;
+use cottage::watch::Watch;
 
 fn main() -> ExitCode {
     let entered = now();
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
     };
     bundle::stand_for(program.into());
     let code = match Command::parse(&words) {
-        Ok(Command::Run(args)) if args.trace.is_on() => trace::run(&args, entered),
+        Ok(Command::Run(args)) if args.is_watched() => watched(&args, entered),
         Ok(Command::Run(args)) => {
             report::run(&args).unwrap_or_else(|error| fail(&error, error.exit_code()))
         }
@@ -49,6 +51,19 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Runs the machine of `args` with all that are to look on.
+fn watched(args: &RunArgs, entered: Nanos) -> u8 {
+    let machine = |watch| running::run(args, entered, watch);
+    let looked_into = |watch| match args.gdb.gdb {
+        Some(_) => gdb::run(args, watch, machine),
+        None => machine(watch),
+    };
+    match args.trace.is_on() {
+        true => trace::run(args, entered, looked_into),
+        false => looked_into(Watch::nobody()),
+    }
 }
 
 /// Whether `program` is this process's own file, then started by hand; a name without a folder is.

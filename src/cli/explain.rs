@@ -1,6 +1,6 @@
 //! Flags of `cottage explain`.
 //!
-//! Read next: [`super::machine`].
+//! Read next: [`super::gdb`].
 
 use std::path::PathBuf;
 

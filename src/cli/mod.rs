@@ -7,6 +7,7 @@
 pub mod trace;
 pub mod compare;
 pub mod explain;
+pub mod gdb;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
+pub use gdb::GdbArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 pub use trace::TraceArgs;
 
@@ -97,6 +99,10 @@ pub struct RunArgs {
     /// A narrative of the run.
     #[command(flatten)]
     pub trace: TraceArgs,
+
+    /// Who looks on.
+    #[command(flatten)]
+    pub gdb: GdbArgs,
 
     /// For a measured child: the descriptor its record goes to.
     #[arg(long, hide = true, value_name = "N")]
@@ -186,7 +192,12 @@ impl RunArgs {
     /// Whether this is more than running a machine: then the tools do it ([`crate::tools`]).
     pub fn needs_tools(&self) -> bool {
         let reports = self.timeline.is_some() || self.exits;
-        self.record_fd.is_none() && (reports || self.trace.is_on())
+        self.record_fd.is_none() && (reports || self.is_watched())
+    }
+
+    /// Whether somebody looks on while it runs ([`crate::watch`]).
+    pub fn is_watched(&self) -> bool {
+        self.trace.is_on() || self.gdb.gdb.is_some()
     }
 
     /// Refuses a FILE without a report.

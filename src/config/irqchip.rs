@@ -2,7 +2,7 @@
 //!
 //! Why there are two answers: docs/adr/0003. What is behind them: [`crate::devices::ioapic`] and
 //! [`crate::kvm::irqchip`].
-//! Read next: [`crate::outcome`].
+//! Read next: [`super::gdb`].
 
 use clap::ValueEnum;
 

@@ -16,6 +16,7 @@ pub mod pmem;
 pub mod rootfs;
 pub mod module;
 pub mod irqchip;
+pub mod gdb;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

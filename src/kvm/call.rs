@@ -9,7 +9,9 @@
 
 use std::io;
 
-use kvm_bindings::{CpuId, Msrs, kvm_regs, kvm_sregs, kvm_userspace_memory_region};
+use kvm_bindings::{
+    CpuId, Msrs, kvm_fpu, kvm_mp_state, kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::Error;
@@ -74,6 +76,8 @@ pub enum Ioctl<'a> {
     GetSregs,
     /// KVM_SET_SREGS.
     SetSregs(&'a kvm_sregs),
+    /// What only a debugger or an inspector asks, by its name.
+    Asked(&'static str),
     /// KVM_RUN.
     Run,
 }
@@ -103,6 +107,7 @@ impl Ioctl<'_> {
             Self::SetRegs(_) => "KVM_SET_REGS",
             Self::GetSregs => "KVM_GET_SREGS",
             Self::SetSregs(_) => "KVM_SET_SREGS",
+            Self::Asked(name) => name,
             Self::Run => "KVM_RUN",
         }
     }
@@ -174,6 +179,8 @@ impl Answer for VmFd {}
 impl Answer for VcpuFd {}
 impl Answer for kvm_regs {}
 impl Answer for kvm_sregs {}
+impl Answer for kvm_fpu {}
+impl Answer for kvm_mp_state {}
 
 /// Makes `call`, which is `ioctl`, for processor `vcpu` or none, and tells `watch` of it.
 ///

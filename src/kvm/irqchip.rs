@@ -9,7 +9,7 @@
 //! its tables, where ours say nothing ([`crate::platform`]).
 //!
 //! Source: `[kvm]` sections 4.24 (KVM_CREATE_IRQCHIP), 4.25 (KVM_IRQ_LINE), 4.71 (KVM_CREATE_PIT2).
-//! Read next: [`crate::memory`].
+//! Read next: [`super::debug`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

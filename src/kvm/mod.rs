@@ -19,6 +19,7 @@ pub mod call;
 pub mod exit;
 pub mod slots;
 pub mod irqchip;
+pub mod debug;
 
 use std::sync::Arc;
 

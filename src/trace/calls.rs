@@ -59,6 +59,7 @@ pub fn words(call: &Call<'_>) -> String {
         Ioctl::SetRegs(regs) => general(regs),
         Ioctl::GetSregs => "segments, control registers, tables".to_owned(),
         Ioctl::SetSregs(sregs) => special(sregs),
+        Ioctl::Asked(_) => "asked by who looks on".to_owned(),
         Ioctl::Run => "into the guest".to_owned(),
     };
     of + &text

@@ -49,14 +49,14 @@ pub enum Error {
     Symbols(#[from] symbols::Error),
 }
 
-/// Runs the machine of `args` and traces it; `entered` is when `main` began. Returns the exit status: the
-/// run's, or 111 where it would be 0 and the trace could not be written to its end.
-pub fn run(args: &RunArgs, entered: Nanos) -> u8 {
+/// Traces what `machine` runs, the machine of `args`; `entered` is when `main` began. Returns the exit
+/// status: the run's, or 111 where it would be 0 and the trace could not be written to its end.
+pub fn run(args: &RunArgs, entered: Nanos, machine: impl FnOnce(Watch) -> u8) -> u8 {
     let tracer = match open(args, entered) {
         Ok(tracer) => Arc::new(tracer),
         Err(error) => return running::fail(&error, USER_ERROR),
     };
-    let code = running::run(args, entered, Watch::by(vec![tracer.clone()]));
+    let code = machine(Watch::nobody().with(tracer.clone()));
     match tracer.finish() {
         Ok(()) => code,
         Err(error) => {

@@ -39,6 +39,8 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    /// Those that the closed gate lets through.
+    exempt: Vec<u32>,
     over: bool,
     seats: Vec<Seat>,
 }
@@ -61,8 +63,16 @@ impl fmt::Debug for Seat {
 impl Gate {
     /// Lets a vCPU on, or keeps it here while the gate is closed; to be called before each entry into the
     /// guest, on its thread.
+    ///
+    /// A vCPU that has yet to finish a port or memory access enters once more for that alone: its
+    /// registers would be those of the middle of an instruction.
     pub fn pass(&self, stand: &mut Stand<'_>) {
         let mut state = self.lock();
+        let unsettled = state.keeps(stand.id) && !stand.vcpu.is_settled();
+        stand.vcpu.only_settle(unsettled);
+        if unsettled {
+            return;
+        }
         // SAFETY: pthread_self has no conditions.
         let thread = unsafe { libc::pthread_self() };
         if state.seat(stand.id).is_none() {
@@ -74,7 +84,7 @@ impl Gate {
             });
             state.seats.sort_by_key(|seat| seat.id);
         }
-        while state.closed && !state.over && !stand.board.control.stopping() {
+        while state.keeps(stand.id) && !stand.board.control.stopping() {
             let Some(seat) = state.seat(stand.id) else {
                 return;
             };
@@ -99,14 +109,14 @@ impl Gate {
     ///
     /// For a vCPU's own thread, which cannot wait for itself.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.lock().close();
     }
 
     /// Closes the gate and waits until every vCPU that has ever passed stands at it; returns their
     /// numbers, none once the machine is over. Not for a vCPU's own thread.
     pub fn gather(&self) -> Vec<u32> {
         let mut state = self.lock();
-        state.closed = true;
+        state.close();
         while !state.over && !state.seats.iter().all(|seat| seat.waiting) {
             for seat in state.seats.iter().filter(|seat| !seat.waiting) {
                 // SAFETY: a seat is removed, under this lock, by its own thread before that ends
@@ -146,6 +156,12 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Lets these vCPUs through and keeps the others.
+    pub fn open_for(&self, ids: Vec<u32>) {
+        self.lock().exempt = ids;
+        self.changed.notify_all();
+    }
+
     /// Forgets a vCPU whose thread is about to end; nobody is kept waiting for it any more.
     pub fn leave(&self, id: u32) {
         let mut state = self.lock();
@@ -170,6 +186,15 @@ impl Gate {
 }
 
 impl State {
+    fn close(&mut self) {
+        self.closed = true;
+        self.exempt.clear();
+    }
+
+    fn keeps(&self, id: u32) -> bool {
+        self.closed && !self.over && !self.exempt.contains(&id)
+    }
+
     fn seat(&mut self, id: u32) -> Option<&mut Seat> {
         self.seats.iter_mut().find(|seat| seat.id == id)
     }

@@ -108,6 +108,12 @@ impl Watch {
         Self(observers)
     }
 
+    /// These and one more, called last.
+    pub fn with(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.0.push(observer);
+        self
+    }
+
     /// Whether anybody looks on.
     pub fn is_on(&self) -> bool {
         !self.0.is_empty()

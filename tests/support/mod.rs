@@ -9,6 +9,7 @@
     reason = "each suite uses its own part of the shared helpers"
 )]
 
+pub(crate) mod gdb;
 pub(crate) mod passt;
 pub(crate) mod program;
 pub(crate) mod pty;
