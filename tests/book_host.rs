@@ -24,7 +24,9 @@ fn every_chapter_is_known_to_the_tests() {
         .filter(|name| name.ends_with(".md"))
         .collect();
     found.sort();
-    let known: Vec<_> = CHAPTERS.iter().map(|(name, _)| *name).collect();
+    // The first page stands above the folder, so that the book's links hold at its entrance too.
+    let chapters = CHAPTERS.iter().skip(1);
+    let known: Vec<_> = chapters.map(|(name, _)| *name).collect();
     assert_eq!(known, found);
 }
 

@@ -25,7 +25,7 @@ use crate::support::program::{Scratch, finish, program};
 
 macro_rules! chapters {
     ($($name:literal),* $(,)?) => {
-        /// File name and text of each chapter, in reading order. The texts are in the program, because the
+        /// File name, from docs/book, and text of each chapter, in reading order. The texts are in the program, because the
         /// testbed gets nothing else.
         pub(crate) const CHAPTERS: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../docs/book/", $name)))),*];
@@ -33,7 +33,7 @@ macro_rules! chapters {
 }
 
 chapters![
-    "00-about.md",
+    "../README.md",
     "01-one-boot.md",
     "02-memory.md",
     "03-boot-protocols.md",
