@@ -48,24 +48,25 @@ pub mod status;
 // 10. When what happened, and who took the time.
 pub mod timeline;
 
-// 11. Looking on while a machine runs.
+// 11. Looking on while a machine runs: by a narrative, by gdb.
 pub mod watch;
+pub mod trace;
 pub mod gdb;
 
-// 12. A narrative of it.
-pub mod trace;
-
-// 13. The same many times, beside other programs.
+// 12. The same many times, beside other programs.
 pub mod bench;
 
-// 14. The same beside containers.
+// 13. The same beside containers.
 pub mod compare;
 
-// 15. Whether this host can do all that.
+// 14. Whether this host can do all that.
 pub mod doctor;
 
 // 15. What a kernel is and how it would be booted, without booting it.
 pub mod explain;
 
-// 16. All of it but booting, as a program of its own.
+// 16. The same by hand: a course.
+pub mod lab;
+
+// 17. All of it but booting, as a program of its own.
 pub mod tools;

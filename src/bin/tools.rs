@@ -17,6 +17,7 @@ use cottage::console::words::say;
 use cottage::doctor;
 use cottage::explain;
 use cottage::gdb;
+use cottage::lab;
 use cottage::outcome::{USER_ERROR, VMM_FAILURE};
 use cottage::running::{self, fail};
 use cottage::timeline::{Nanos, now, report};
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Ok(Command::Bench(args)) => bench::main(&args),
         Ok(Command::Compare(args)) => compare::main(&args),
         Ok(Command::Explain(args)) => explain::main(&args),
+        Ok(Command::Lab(args)) => lab::main(&args),
         Ok(Command::Doctor) => doctor::main(),
         Err(error) => {
             let _nobody_listens = error.print();

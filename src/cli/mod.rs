@@ -8,6 +8,7 @@ pub mod trace;
 pub mod compare;
 pub mod explain;
 pub mod gdb;
+pub mod lab;
 pub mod machine;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use crate::outcome::EXIT_STATUS_HELP;
 pub use compare::CompareArgs;
 pub use explain::ExplainArgs;
 pub use gdb::GdbArgs;
+pub use lab::LabArgs;
 pub use machine::{MachineArgs, ProtocolArg, UnpackArg};
 pub use trace::TraceArgs;
 
@@ -42,6 +44,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Say what a kernel is and how it would be booted: headers, memory, tables, registers; without KVM
     Explain(Box<ExplainArgs>),
+    /// Learn how a hypervisor works: twenty small machines, each explained, run and broken
+    Lab(LabArgs),
     /// Say whether this machine can run guests, how well, and what to do about it
     Doctor,
 }

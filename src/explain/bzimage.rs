@@ -15,27 +15,17 @@ use crate::boot::{Blob, Image, parse};
 /// What the protocols' table asks of a bzImage.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The header's `version`, `xloadflags`, `handover_offset`.
-    pub version: u16,
     /// `[boot]` xloadflags.
     pub xloadflags: u64,
-    /// Whether a kernel is packed in it.
-    pub packed: bool,
     /// Whether it begins as an EFI program does.
     pub efi: bool,
-    /// Its preferred address.
-    pub preferred: u64,
 }
 
 /// Tells of `kernel`, which begins with `head` and has a setup header.
 pub fn explain(kernel: &Blob, head: &[u8], section: &mut Section) -> Facts {
-    let field = |at, size| number(head, at, size).unwrap_or(0);
     let facts = Facts {
-        version: u16::try_from(field(0x206, 2)).unwrap_or(0),
-        xloadflags: field(0x236, 2),
-        packed: field(0x248, 4) != 0 || field(0x24c, 4) != 0,
+        xloadflags: number(head, 0x236, 2).unwrap_or(0),
         efi: head.starts_with(b"MZ"),
-        preferred: field(0x258, 8),
     };
     match parse(kernel) {
         Ok(Image::BzImage(image, algorithm)) => {

@@ -124,9 +124,13 @@ fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::E
     serializer.collect_str(&format_args!("{number:#x}"))
 }
 
-/// `0x0001_0000`, as wide as its neighbours below 4 GiB.
+/// `0x0001_0000`, in groups of four digits; `0x1_0000_0000` above 4 GiB.
 pub fn address(number: u64) -> String {
-    format!("{:#06x}_{:04x}", number >> 16, number & 0xffff)
+    let (middle, low) = (number >> 16 & 0xffff, number & 0xffff);
+    match number >> 32 {
+        0 => format!("{middle:#06x}_{low:04x}"),
+        high => format!("{high:#x}_{middle:04x}_{low:04x}"),
+    }
 }
 
 impl fmt::Display for Page {
@@ -268,7 +272,7 @@ mod tests {
         assert!(lines[0].trim_start().starts_with("┌─"));
         assert_eq!(lines[2], "    0x0000_0500 │ RAM (to 0x0000_0527)");
         assert!(lines[3].trim_start().starts_with("├─"));
-        assert_eq!(lines[4], "  0x10000_0000 │ RAM (to 0x1ffff_ffff)");
+        assert_eq!(lines[4], "  0x1_0000_0000 │ RAM (to 0x1_ffff_ffff)");
     }
 
     #[test]

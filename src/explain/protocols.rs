@@ -57,81 +57,72 @@ pub fn explain(offers: &Offers, taken: Option<(Protocol, u64)>, section: &mut Se
             "Why multiboot: it was asked for, or the kernel has that header and no PVH note. Linux has \
              none."
         }
-        None => "Which one cottage would take cannot be told: the kernel does not load, see the end.",
+        None => "Which one cottage would take is not known: loading ends before that, and why is said at the end.",
     });
 }
 
 fn doors(offers: &Offers) -> Vec<Door> {
     let header = offers.bzimage.as_ref();
-    let elf = offers.elf;
-    let yes_at = |at: u64, what: &str| format!("yes, at {at:#x} ({what})");
-    let none = |what: &str| format!("no: {what}");
-    let in_file = |offer: Option<String>| offer.unwrap_or_else(|| none("it has no setup header"));
-    let pvh = match elf {
-        Some(elf) => match elf.pvh {
-            Some(at) => yes_at(at, "note PHYS32_ENTRY"),
-            None => none("no such note (built without CONFIG_PVH?)"),
-        },
-        None => none("that stands in an ELF note"),
+    let of_header = |words: &str| match header {
+        Some(_) => format!("yes, {words}"),
+        None => "no: it has no setup header".into(),
     };
-    let multiboot = match &offers.multiboot {
-        Some(Ok(())) => "yes: it has the header".to_owned(),
-        Some(Err(why)) => none(why),
-        None => none("no such header"),
+    let elf = offers.elf.filter(|elf| elf.wide).and_then(|elf| elf.entry);
+    let door = |(name, mode, reads), (cottage, protocol), offered| Door {
+        name,
+        mode,
+        reads,
+        cottage,
+        offered,
+        protocol,
     };
     vec![
-        Door {
-            name: "16-bit (BIOS)",
-            mode: "real",
-            reads: "a BIOS",
-            offered: in_file(header.map(|_| "yes, at file offset 0x200 (jump)".into())),
-            cottage: "never",
-            protocol: None,
-        },
-        Door {
-            name: "32-bit (Linux)",
-            mode: "protected",
-            reads: "zero page",
-            offered: in_file(header.map(|_| "yes, at the first byte where it is loaded".into())),
-            cottage: "if nothing else",
-            protocol: Some(Protocol::Linux32),
-        },
-        Door {
-            name: "64-bit (Linux)",
-            mode: "long",
-            reads: "zero page",
-            offered: offered_64(header, elf.and_then(|elf| elf.entry.filter(|_| elf.wide))),
-            cottage: "by default",
-            protocol: Some(Protocol::Linux64),
-        },
-        Door {
-            name: "PVH",
-            mode: "protected",
-            reads: "start info",
-            offered: pvh,
-            cottage: "--protocol pvh",
-            protocol: Some(Protocol::Pvh),
-        },
-        Door {
-            name: "EFI stub",
-            mode: "firmware's",
-            reads: "EFI tables",
-            offered: match header {
+        door(
+            ("16-bit (BIOS)", "real", "a BIOS"),
+            ("never", None),
+            of_header("at file offset 0x200 (jump)"),
+        ),
+        door(
+            ("32-bit (Linux)", "protected", "zero page"),
+            ("if nothing else", Some(Protocol::Linux32)),
+            of_header("at the first byte where it is loaded"),
+        ),
+        door(
+            ("64-bit (Linux)", "long", "zero page"),
+            ("by default", Some(Protocol::Linux64)),
+            offered_64(header, elf),
+        ),
+        door(
+            ("PVH", "protected", "start info"),
+            ("--protocol pvh", Some(Protocol::Pvh)),
+            offered_pvh(offers),
+        ),
+        door(
+            ("EFI stub", "firmware's", "EFI tables"),
+            ("never", None),
+            match header {
                 Some(header) if header.efi => "yes: the file is a PE program too (MZ)".into(),
-                _ => none("it does not begin with MZ"),
+                _ => "no: it does not begin with MZ".into(),
             },
-            cottage: "never",
-            protocol: None,
-        },
-        Door {
-            name: "multiboot",
-            mode: "protected",
-            reads: "its info",
-            offered: multiboot,
-            cottage: "if no Linux",
-            protocol: Some(Protocol::Multiboot),
-        },
+        ),
+        door(
+            ("multiboot", "protected", "its info"),
+            ("if no Linux", Some(Protocol::Multiboot)),
+            match &offers.multiboot {
+                Some(Ok(())) => "yes: it has the header".into(),
+                Some(Err(why)) => format!("no: {why}"),
+                None => "no: no such header".into(),
+            },
+        ),
     ]
+}
+
+fn offered_pvh(offers: &Offers) -> String {
+    match offers.elf.map(|elf| elf.pvh) {
+        Some(Some(at)) => format!("yes, at {at:#x} (note PHYS32_ENTRY)"),
+        Some(None) => "no: no such note (built without CONFIG_PVH?)".into(),
+        None => "no: that stands in an ELF note".into(),
+    }
 }
 
 /// The 64-bit entry, of the unpacker and of what is packed.

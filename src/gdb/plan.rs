@@ -267,7 +267,7 @@ mod tests {
         assert!(!Slot::new(0x1000, 3, Kind::Write).is_possible());
         assert!(!Slot::new(0x1000, 0, Kind::Write).is_possible());
         let mut plan = Plan::new(ABLE);
-        let slot = |i| Slot::new(0x1000 * i, 1, Kind::Execute);
+        let slot = |i: u64| Slot::new(0x1000 * i, 1, Kind::Execute);
         assert!((1..=4).all(|i| plan.add(slot(i))));
         assert!(plan.add(slot(1)), "it is there already");
         assert!(!plan.add(slot(5)));

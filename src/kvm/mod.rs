@@ -3,7 +3,7 @@
 //! Three file descriptors, each made from the one before: [`Kvm`] (`/dev/kvm`, the system),
 //! [`Vm`] (one machine: memory slots and interrupts) and [`Vcpu`] (one processor: registers and
 //! the run loop's exits). Nothing else in cottage calls kvm-ioctls, but for
-//! the doctor, which goes on asking where this chapter gives up.
+//! the doctor, which goes on asking where this chapter gives up, and the labs ([`crate::lab`]).
 //!
 //! Who calls it: [`crate::machine`], in the order given there. What is not here: which registers
 //! a guest starts with ([`crate::vcpu`]) and what its exits mean ([`crate::vcpu::run`]).

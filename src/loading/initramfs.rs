@@ -4,7 +4,8 @@
 
 use std::path::Path;
 
-use super::{Error, Sources};
+use super::Error;
+use super::sources::Sources;
 use crate::boot::blob::Blob;
 use crate::boot::initramfs::{Initramfs, InitramfsRange};
 use crate::boot::pack::{Packed, pack};

@@ -2,8 +2,9 @@
 //!
 //! The step of [`crate::machine`] that touches guest memory and no KVM. Formats and protocols are
 //! [`crate::boot`]'s, tables [`crate::platform`]'s; here they are put together.
-//! Read next: [`initramfs`].
+//! Read next: [`mod@sources`].
 
+pub mod sources;
 pub mod initramfs;
 
 use std::ops::Range;
@@ -17,7 +18,6 @@ use crate::boot::initramfs::InitramfsRange;
 use crate::boot::load::Onlooker;
 use crate::boot::{self, Nature, Protocol, multiboot};
 use crate::bundle::{self, Bundle};
-use crate::config::module::Module;
 use crate::config::{Irqchip, Source, VmConfig};
 use crate::event_loop::GuestEnd;
 use crate::guest_request::{self, INIT_PARAMETER};
@@ -33,6 +33,7 @@ use crate::vcpu::cpuid;
 use crate::vcpu::entry_state::{EntryState, GDT_BYTES};
 use crate::virtio::attach;
 use crate::watch::Placed;
+use sources::Sources;
 
 /// What a Linux is told on a processor that QEMU emulates: its tick goes on while it idles.
 ///
@@ -414,70 +415,3 @@ fn placed(timeline: &Timeline, what: &'static str, (at, len): (u64, u64), more: 
     timeline.watch().each(|by| by.placed(&placed));
 }
 
-/// The files to load, open.
-struct Sources {
-    kernel: Blob,
-    /// Absent if the kernel is no Linux and none was given.
-    initramfs: Option<Blob>,
-    /// For a multiboot kernel; an initramfs that was given is the first.
-    modules: Vec<multiboot::Module>,
-    /// Our init, if the initramfs is the user's and needs it.
-    init: Option<Blob>,
-    /// Whether the kernel is no Linux.
-    bare: bool,
-    guest_end: GuestEnd,
-}
-
-impl Sources {
-    fn open(config: &VmConfig, kernel: Kernel) -> Result<Self, Error> {
-        let mut bundle = None;
-        let guest_end = kernel.guest_end(config);
-        let bare = kernel.nature != Nature::Linux;
-        let multiboot = matches!(kernel.nature, Nature::Multiboot(_));
-        let kernel = match kernel.file {
-            Some(file) => file,
-            None => opened(&mut bundle)?.kernel(config.virtio_devices() > 0)?,
-        };
-        let mut modules = Vec::new();
-        let initramfs = match &config.initramfs {
-            Source::BuiltIn if bare => None,
-            Source::BuiltIn => Some(opened(&mut bundle)?.initramfs()?),
-            Source::File(path) => {
-                let blob = Blob::open(path).map_err(Error::InitramfsFile)?;
-                if multiboot {
-                    let string = path.as_os_str().as_bytes().to_vec();
-                    modules.push(multiboot::Module { blob, string });
-                    None
-                } else {
-                    Some(blob)
-                }
-            }
-        };
-        for Module { file, string } in &config.multiboot_modules {
-            let blob = Blob::open(file).map_err(Error::ModuleFile)?;
-            let string = string.clone();
-            modules.push(multiboot::Module { blob, string });
-        }
-        let init = if !bare && guest_request::needs_init(config) {
-            Some(opened(&mut bundle)?.init()?)
-        } else {
-            None
-        };
-        Ok(Self {
-            kernel,
-            initramfs,
-            modules,
-            init,
-            bare,
-            guest_end,
-        })
-    }
-}
-
-/// The program's own sections, read when first asked for.
-fn opened(bundle: &mut Option<Bundle>) -> Result<&Bundle, bundle::Error> {
-    match bundle {
-        Some(bundle) => Ok(bundle),
-        absent => Ok(absent.insert(Bundle::open()?)),
-    }
-}
