@@ -22,7 +22,7 @@ release = target/$(vmm_target)/release
 images := guest-images/out
 cottage := build/cottage
 
-.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-net bench-micro fuzz clean distclean
+.PHONY: help boot cottage full vmm-only rust kernel-tiny kernel-full initramfs debian-cloud debian-rootfs testbed test bench bench-icount bench-blk bench-net bench-micro fuzz book clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -126,6 +126,11 @@ bench-net: cottage kernel-full ## instructions and exits of a request and a MiB 
 bench-micro: ## what single steps cost here: exits, printing, loading, unpacking: make bench-micro NAME=exit
 	@guest-images/need.sh rust
 	@cargo bench --quiet --package cottage --bench micro -- $(NAME)
+
+book: ## docs/ as a site, in build/book/index.html; the pages read as they are, too
+	@guest-images/need.sh rust
+	@command -v mdbook >/dev/null || cargo install --quiet --locked --no-default-features --features search mdbook@0.4.52
+	@mdbook build
 
 fuzz: ## a hostile driver or file by libFuzzer, needs a nightly Rust: make fuzz TARGET=blk TIME=300
 	@guest-images/need.sh rust

@@ -99,6 +99,7 @@ need_tests() {
   command_or crun crun "another"
   command_or runc runc "another"
   command_or curl curl "asks servers in guests"
+  command_or strace strace "shows the system calls that the book compares"
   command_or gdb gdb-minimal "looks into guests"
 }
 

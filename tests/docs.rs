@@ -139,6 +139,135 @@ fn relative_links_lead_somewhere() {
     assert!(broken.is_empty(), "{broken:#?}");
 }
 
+/// The anchors of a page: its headings, as mdBook and GitHub make them.
+fn anchors(text: &str) -> Vec<String> {
+    let prose = text.split("\n```").step_by(2);
+    let lines = prose.flat_map(str::lines);
+    let headings = lines.filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let title = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = title.chars().filter_map(|c| match c {
+                ' ' => Some('-'),
+                c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+                _ => None,
+            });
+            kept.collect()
+        })
+        .collect()
+}
+
+#[test]
+fn anchors_of_links_exist() {
+    let mut broken = Vec::new();
+    for (document, text) in documents() {
+        for rest in text.split("](").skip(1) {
+            let link = rest.split(')').next().unwrap();
+            let Some((page, anchor)) = link.split_once('#') else {
+                continue;
+            };
+            if link.contains("://") {
+                continue;
+            }
+            let page = match page {
+                "" => document.clone(),
+                page => document.parent().unwrap().join(page),
+            };
+            let known = fs::read_to_string(page).map(|text| anchors(&text));
+            if !known.is_ok_and(|known| known.iter().any(|known| known == anchor)) {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn anchors_are_headings_without_punctuation() {
+    let text = "# What, a `virtio` console\n```\n# no\n```\n## It-s_1\n";
+    assert_eq!(anchors(text), ["what-a-virtio-console", "it-s_1"]);
+}
+
+/// The pages that the book's table of contents names.
+fn pages_of_the_book() -> Vec<PathBuf> {
+    let summary = read("docs/SUMMARY.md");
+    let links = summary.split("](").skip(1);
+    links
+        .map(|rest| root().join("docs").join(rest.split(')').next().unwrap()))
+        .collect()
+}
+
+#[test]
+fn every_page_of_docs_is_in_the_book() {
+    let (listed, summary) = (pages_of_the_book(), root().join("docs/SUMMARY.md"));
+    let all = files("docs", "md").into_iter();
+    let missing: Vec<_> = all
+        .filter(|page| *page != summary && !listed.contains(page))
+        .collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md lacks {missing:#?}");
+}
+
+#[test]
+fn links_of_the_book_stay_in_the_book() {
+    let mut out = Vec::new();
+    for page in pages_of_the_book() {
+        let text = fs::read_to_string(&page).unwrap();
+        for rest in text.split("](").skip(1) {
+            let link = rest.split([')', '#']).next().unwrap();
+            let target = page.parent().unwrap().join(link);
+            let inside = || {
+                let target = target.canonicalize().unwrap();
+                target.starts_with(root().join("docs").canonicalize().unwrap())
+            };
+            // mdBook makes index.html of README.md, and does not tell the links.
+            let is_lost = |link: &str| link.ends_with("README.md");
+            if !link.is_empty() && !link.contains("://") && (!inside() || is_lost(link)) {
+                out.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(out.is_empty(), "{out:#?}");
+}
+
+/// Constants of the layout that a line names beside addresses, none of which is theirs.
+fn misquoted(line: &str) -> Vec<String> {
+    let constants = constants();
+    let word = |c: char| !c.is_alphanumeric() && c != '_';
+    let words: Vec<_> = line.split(word).collect();
+    let numbers: Vec<_> = words
+        .iter()
+        .filter(|word| word.starts_with("0x"))
+        .filter_map(|word| number(&word.replace('_', "")))
+        .collect();
+    let named = words
+        .iter()
+        .filter_map(|word| constants.get_key_value(*word));
+    named
+        .filter(|(_, value)| !numbers.is_empty() && !numbers.contains(value))
+        .map(|(name, value)| format!("{name} is {value:#x}: {line}"))
+        .collect()
+}
+
+#[test]
+fn addresses_beside_a_constant_are_its_value() {
+    let mut wrong = Vec::new();
+    for page in pages_of_the_book() {
+        let text = fs::read_to_string(&page).unwrap();
+        // Records of decisions keep what was true then; the map has a test of its own.
+        if page.starts_with(root().join("docs/book")) {
+            wrong.extend(text.lines().flat_map(misquoted));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn address_that_is_not_its_constant_is_found() {
+    assert!(misquoted("│ 0x0000_7000 │ zero page ZERO_PAGE").is_empty());
+    assert!(misquoted("the ZERO_PAGE").is_empty());
+    assert_eq!(misquoted("ZERO_PAGE, 0x8000").len(), 1);
+}
+
 /// An address, port, number or size, as a number.
 trait Value {
     fn value(self) -> u64;
