@@ -1,4 +1,4 @@
-//! Chapter 16: the tools, a second program inside the first.
+//! Chapter 17: the tools, a second program inside the first.
 //!
 //! Booting a machine is what `cottage` is for, and all its process should carry. What measures, compares,
 //! explains and traces machines is several times larger, reads files and runs programs that a VMM has no

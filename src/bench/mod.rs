@@ -1,4 +1,4 @@
-//! Chapter 13: `cottage bench`, the same boot many times, beside other programs.
+//! Chapter 12: `cottage bench`, the same boot many times, beside other programs.
 //!
 //! ```text
 //!   flags ─▶ Plan ─▶ rounds: subject, subject, … ─▶ samples ─▶ series ─▶ Report ─▶ text, JSON, SVG

@@ -1,4 +1,4 @@
-//! Chapter 14: `cottage compare`, VM or container, measured on the reader's own machine.
+//! Chapter 13: `cottage compare`, VM or container, measured on the reader's own machine.
 //!
 //! ```text
 //!   flags ─▶ root file system ─▶ sides that work ─▶ topics ─▶ findings ─▶ Report ─▶ terminal, JSON,

@@ -1,4 +1,4 @@
-//! Chapter 15: `cottage doctor`, whether this machine can run guests, how well, what to do.
+//! Chapter 14: `cottage doctor`, whether this machine can run guests, how well, what to do.
 //!
 //! Three steps, each in its own module: [`mod@gather`] reads the machine into [`facts::Facts`],
 //! [`mod@diagnose`] turns facts into [`report::Finding`]s, [`report`] puts them in words. Only the

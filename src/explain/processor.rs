@@ -4,7 +4,7 @@
 //! local APIC's base, DR6 and the like) is not shown.
 //!
 //! Source: `[sdm3]` Intel SDM vol. 3A, order no. 253668, 3.4.5 and 2.4.
-//! Read next: [`crate::tools`].
+//! Read next: [`crate::lab`].
 
 use kvm_bindings::kvm_segment;
 

@@ -1,4 +1,4 @@
-//! Chapter 15: the same by hand, a course in twenty labs.
+//! Chapter 16: the same by hand, a course in twenty labs.
 //!
 //! The chapters before are a VMM as it should be; here are its parts one by one, as a student would write
 //! them: raw KVM calls, a guest of a few instructions, and what came of it. A lab is a file here, a page

@@ -1,4 +1,4 @@
-//! Chapter 12: `run --trace`, a narrative of what a hypervisor does.
+//! Chapter 11, second part: `run --trace`, a narrative of what a hypervisor does.
 //!
 //! ```text
 //!   KVM's calls, stages, what is loaded ─┐

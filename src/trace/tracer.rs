@@ -6,7 +6,7 @@
 //! RIP and segments come with the exit (KVM_CAP_SYNC_REGS), without a system call of their own.
 //!
 //! Lock order: this lock is the last one; nothing is called with it held but the writer.
-//! Read next: [`mod@crate::bench`].
+//! Read next: [`mod@crate::gdb`].
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -1,4 +1,4 @@
-//! Chapter 11: looking on while a machine runs.
+//! Chapter 11, first part: looking on while a machine runs.
 //!
 //! A tracer, a debugger or an inspector is an [`Observer`]: the run loop calls it before each entry into
 //! the guest, after each exit and after each answer, and [`crate::kvm`] tells it of each call. A machine
