@@ -202,7 +202,7 @@ impl Rig {
         Ok(())
     }
 
-    /// Processor 0, in real mode at [`CODE`].
+    /// Processor 0, in real mode at 0x1000.
     ///
     /// # Errors
     /// KVM's refusal.

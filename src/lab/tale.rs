@@ -225,7 +225,7 @@ impl Tale {
     /// Runs `enter`, which calls KVM_RUN, for as long as a guest may take.
     ///
     /// # Errors
-    /// [`Stop::Unexpected`] after [`MOST_ENTRIES`].
+    /// [`Stop::Unexpected`] after more entries than any lab needs.
     pub fn with_deadline<T>(&mut self, enter: impl FnOnce() -> T) -> Result<T, Stop> {
         self.entries += 1;
         if self.entries > MOST_ENTRIES {
