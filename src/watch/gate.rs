@@ -11,7 +11,7 @@
 //! Read next: [`super::inspect`].
 #![expect(
     unsafe_code,
-    reason = "pthread_self and pthread_kill, to kick a thread"
+    reason = "pthread_self and pthread_kill, to kick a thread, whose name is a pointer with musl"
 )]
 
 use std::fmt;
@@ -52,6 +52,11 @@ struct Seat {
     waiting: bool,
     question: Option<Question>,
 }
+
+// SAFETY: musl's pthread_t is a pointer, which is not Send by itself. 1. Nobody follows it here: it is only
+// the thread's name for pthread_kill(3), which any thread may call. 2. It names a thread that lives, see
+// `gather`. The question is Send.
+unsafe impl Send for Seat {}
 
 impl fmt::Debug for Seat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
