@@ -205,6 +205,11 @@ fn every_page_of_docs_is_in_the_book() {
         .filter(|page| *page != summary && !listed.contains(page))
         .collect();
     assert!(missing.is_empty(), "docs/SUMMARY.md lacks {missing:#?}");
+    // mdBook refuses a page that is named twice.
+    let mut once = listed.clone();
+    once.sort();
+    once.dedup();
+    assert_eq!(once.len(), listed.len(), "docs/SUMMARY.md has a page twice");
 }
 
 #[test]
