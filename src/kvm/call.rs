@@ -1,6 +1,6 @@
 //! Each call of KVM's as a value, so that somebody who looks on can be told of it.
 //!
-//! [`made`] makes the call, turns a refusal into an [`Error`], and tells [`crate::watch`], if anybody
+//! `made` makes the call, turns a refusal into an [`Error`], and tells [`crate::watch`], if anybody
 //! is there: with nobody, that is one comparison. What the calls mean, in words, is `crate::trace`'s.
 //! KVM_RUN is not told of here: it is made too often, and its exit says more.
 //!

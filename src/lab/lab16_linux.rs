@@ -180,7 +180,8 @@ fn tell_zero_page(tale: &mut Tale, rig: &Rig) -> Result<(), Stop> {
 /// Answers as a serial port, until the guest has printed a line; with a mistake in it, until it shows.
 fn until_a_line(tale: &mut Tale, vcpu: &mut VcpuFd) -> Result<(), Stop> {
     let wrong_map = tale.breaks("wrong-e820");
-    if tale.is_broken() {
+    // A wrong map shows by an exit, however slow this host is; a console elsewhere by none.
+    if tale.is_broken() && !wrong_map {
         tale.expect_hang();
     }
     let mut printed = String::new();

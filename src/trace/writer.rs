@@ -1,6 +1,6 @@
 //! Where a trace goes: to stderr line by line, or to a file, and never into memory.
 //!
-//! A buffer of [`BUFFER`] bytes, and what [`super::fold`] holds, are all that waits here. Whoever causes an
+//! A buffer of 64 KiB, and what [`super::fold`] holds, are all that waits here. Whoever causes an
 //! event writes it: a guest that exits a million times a second waits for its trace, as it waits for a
 //! device. So that leaving stays possible, nothing here waits for a reader once the machine is to stop.
 //!
