@@ -1,18 +1,18 @@
 //! Guest memory as gdb wants to see it: by address, and without our breakpoints.
 //!
-//! An address leads through the page tables of the vCPU that gdb looks at ([`paging`]), rights aside. The
+//! An address leads through the page tables of the vCPU that gdb looks at ([`crate::watch::paging`]), rights aside. The
 //! text of a Linux is there before its page tables are: an address that leads nowhere yet is looked for
 //! where Linux is going to map it from, so that `break start_kernel` works at the first instruction.
 //!
 //! Sources: `[mm]` Linux `Documentation/arch/x86/x86_64/mm.rst`, v6.12.
 //! Read next: [`super::debugger`].
 
-use kvm_bindings::kvm_sregs;
 use vm_memory::GuestAddress;
 
 use super::plan::{MAX_SOFTWARE, Plan, Planted};
 use crate::memory::GuestMemory;
-use crate::watch::paging::{self, End, Walk};
+pub use crate::watch::paging::walk_memory as walk;
+use crate::watch::paging::{End, Walk};
 
 /// Where Linux maps its image, from physical address 0, and how much. `[mm]` "kernel text mapping"
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
@@ -22,16 +22,6 @@ pub const PAGE: u64 = 4 << 10; // 4 KiB
 
 /// An entry for programs, too. `[sdm3]` table 4-20
 const USER: u64 = 1 << 2;
-
-/// The way of `linear` through the page tables of a processor.
-pub fn walk(memory: &GuestMemory, sregs: &kvm_sregs, linear: u64) -> Walk {
-    paging::walk(sregs, linear, |at, len| {
-        let mut bytes = [0; 8];
-        let (part, _) = bytes.split_at_mut_checked(usize::try_from(len).ok()?)?;
-        memory.read(GuestAddress(at), part).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    })
-}
 
 /// Where it ends.
 pub fn end_of(walk: &Walk) -> Option<u64> {

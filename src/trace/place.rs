@@ -21,8 +21,8 @@ use vm_memory::GuestAddress;
 
 use super::event::Place;
 use crate::memory::GuestMemory;
-use crate::vcpu::crash;
 use crate::watch::code::{LONGEST, Width, disassemble};
+use crate::watch::paging::{End, walk_memory};
 use crate::watch::symbols::Symbols;
 
 /// Places remembered; a guest with more starts over.
@@ -217,7 +217,10 @@ fn physical(at: Where<'_>, linear: u64) -> Option<GuestAddress> {
     if at.sregs.cr0 & PG == 0 {
         return Some(GuestAddress(linear & 0xffff_ffff));
     }
-    crash::translate(at.sregs, at.memory, linear)
+    match walk_memory(at.memory, at.sregs, linear).end {
+        End::Mapped(gpa) => Some(GuestAddress(gpa)),
+        End::NotPresent | End::NoMemory(_) | End::NotCanonical => None,
+    }
 }
 
 /// The bytes before RIP and from there on; zeros where nothing is mapped.

@@ -123,7 +123,7 @@ fn hex(bytes: &[u8]) -> String {
 ///
 /// Only what reports need: 4-level and no paging. KVM_TRANSLATE would do the same, but not every
 /// back end has it.
-pub fn translate(sregs: &kvm_sregs, memory: &GuestMemory, address: u64) -> Option<GuestAddress> {
+fn translate(sregs: &kvm_sregs, memory: &GuestMemory, address: u64) -> Option<GuestAddress> {
     const PG: u64 = 1 << 31;
     const LMA: u64 = 1 << 10;
     const PRESENT: u64 = 1 << 0;

@@ -10,6 +10,9 @@
 use std::fmt;
 
 use kvm_bindings::kvm_sregs;
+use vm_memory::GuestAddress;
+
+use crate::memory::GuestMemory;
 
 use super::arch::{CR0, CR4, EFER};
 
@@ -236,6 +239,16 @@ pub struct Walk {
     pub steps: Vec<Step>,
     /// Where it led.
     pub end: End,
+}
+
+/// Walks through tables in guest memory; see [`walk`].
+pub fn walk_memory(memory: &GuestMemory, sregs: &kvm_sregs, address: u64) -> Walk {
+    walk(sregs, address, |at, len| {
+        let mut bytes = [0; 8];
+        let (part, _) = bytes.split_at_mut_checked(usize::try_from(len).ok()?)?;
+        memory.read(GuestAddress(at), part).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    })
 }
 
 /// Walks from `sregs.cr3` to `address`. `read` gets a physical address and a length of 4 or 8 bytes, and
